@@ -1,0 +1,1 @@
+//! Applications, load generator, audits, figures.

@@ -1,0 +1,1 @@
+//! The engine's view of the log: quorum commit, tag index, resubmission; pure.

@@ -1,0 +1,1 @@
+//! The logging protocols: pure async functions over a narrow trait.

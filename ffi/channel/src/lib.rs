@@ -1,0 +1,1 @@
+//! The shared-memory channel between an engine and a function worker.

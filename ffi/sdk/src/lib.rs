@@ -1,0 +1,1 @@
+//! Write exactly-once stateful functions in Rust.

@@ -1,0 +1,1 @@
+//! The ordering core: pure, no I/O, no clock.

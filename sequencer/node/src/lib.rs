@@ -1,0 +1,1 @@
+//! The sequencer role: the ordering core on a transport.

@@ -1,0 +1,2 @@
+//! The `halfmoon` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The storage log core: batches, segments, recovery; pure.

@@ -1,0 +1,1 @@
+//! The metadata store: members, epochs, incarnations; compare-and-set.

@@ -1,0 +1,1 @@
+//! The storage role: the stream as write-ahead log, and the native state store.

@@ -1,0 +1,1 @@
+//! The contract of one-sided writes over TCP.

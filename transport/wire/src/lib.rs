@@ -1,0 +1,1 @@
+//! Types and codecs that every role speaks.
