@@ -1,0 +1,1 @@
+//! The shell around the index: lanes to sequencer and storage, appends and state operations as futures.
