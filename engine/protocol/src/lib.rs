@@ -1,1 +1,33 @@
 //! The logging protocols: pure async functions over a narrow trait.
+//!
+//! A session driver holds an [`Attempt`] and drives it through its operations; the attempt asks the
+//! world for appends, lookups and puts through [`Ops`], and nothing else. There is no runtime, no
+//! clock and no randomness in here.
+
+#![forbid(unsafe_code)]
+
+pub mod attempt;
+pub mod call;
+mod error;
+pub mod finish;
+pub mod ops;
+pub mod payload;
+pub mod root;
+mod table;
+pub mod transaction;
+
+pub use attempt::Attempt;
+pub use error::{Done, Fault, Refused, Stop};
+pub use ops::{Object, Ops};
+pub use table::{Mode, Order, Protocol, TableSpec};
+
+pub use halfmoon_wire::limits::INLINE_MAX_BYTES;
+
+/// Inputs up to this many bytes travel inside Init; longer ones are versions in the store.
+pub const INPUT_INLINE_MAX_BYTES: usize = 64 * 1024;
+/// Objects that a transaction may read: one condition each.
+pub const TXN_READS_MAX: usize = 96;
+/// Objects that a transaction may write: one tag each.
+pub const TXN_WRITES_MAX: usize = 48;
+/// Runs of a transaction's body before it fails with too many conflicts.
+pub const TXN_RUNS_MAX: u32 = 16;
