@@ -1,1 +1,9 @@
-//! Applications, load generator, audits, figures.
+//! Applications, load generator, audits and figures.
+
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod chaos;
+pub mod cluster;
+pub mod http;
+pub mod load;

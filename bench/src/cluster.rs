@@ -1,0 +1,148 @@
+//! What a benchmark needs of a cluster: where its engines listen, and how to kill its parts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::http::{Call, Client, Reply, RequestError};
+
+/// A part of a cluster that can be killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The engine with this index.
+    Engine(usize),
+    /// The storage node with this index.
+    Storage(usize),
+    /// The sequencer.
+    Sequencer,
+}
+
+/// A running cluster, of whatever kind.
+pub trait Cluster: Send + Sync {
+    /// How many engines there are.
+    fn engines(&self) -> usize;
+    /// Where an engine's gateway listens *now*; `None` while it is down.
+    fn gateway(&self, engine: usize) -> Option<SocketAddr>;
+    /// SIGKILLs a part. Whoever supervises the cluster starts it again.
+    fn kill(&self, part: Part) -> anyhow::Result<()>;
+    /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
+    fn kill_process(&self, pid: u32) -> bool;
+}
+
+/// Requests to whichever engine answers.
+pub struct Gateways {
+    cluster: Arc<dyn Cluster>,
+    clients: Vec<std::sync::Mutex<Option<Arc<Client>>>>,
+    turn: AtomicUsize,
+}
+
+/// Pause before a request that may be repeated is sent to another engine.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+impl Gateways {
+    /// Spreads requests over the cluster's engines.
+    #[must_use]
+    pub fn new(cluster: Arc<dyn Cluster>) -> Self {
+        let clients = (0..cluster.engines()).map(|_| std::sync::Mutex::new(None)).collect();
+        Self { cluster, clients, turn: AtomicUsize::new(0) }
+    }
+
+    /// The cluster behind.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<dyn Cluster> {
+        &self.cluster
+    }
+
+    /// A client of an engine, where it listens now.
+    #[must_use]
+    pub fn client(&self, engine: usize) -> Option<Arc<Client>> {
+        let address = self.cluster.gateway(engine)?;
+        let mut client =
+            self.clients[engine].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*client {
+            Some(client) if client.address() == address => Some(Arc::clone(client)),
+            _ => {
+                let fresh = Arc::new(Client::new(address));
+                *client = Some(Arc::clone(&fresh));
+                Some(fresh)
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Client>> {
+        let engines = self.cluster.engines();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..engines).find_map(|step| self.client((turn + step) % engines))
+    }
+
+    /// Sends to the next engine, once.
+    pub async fn once(&self, call: Call<'_>) -> Result<Reply, RequestError> {
+        match self.next() {
+            Some(client) => client.send(call).await,
+            None => Err(RequestError::NotSent {
+                address: SocketAddr::from(([0, 0, 0, 0], 0)),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::NotConnected,
+                    "no engine is listening",
+                ),
+            }),
+        }
+    }
+
+    /// Sends until some engine gives a final answer or the deadline has passed. Only for requests
+    /// that may be sent again: reads, and requests with an idempotency key.
+    pub async fn until_answered(&self, call: Call<'_>, deadline: Duration) -> Option<Reply> {
+        let end = tokio::time::Instant::now() + deadline;
+        while tokio::time::Instant::now() < end {
+            match self.once(call.clone()).await {
+                Ok(reply) if is_final(&reply) => return Some(reply),
+                Ok(reply) => tracing::debug!(status = %reply.status, "not final, asking again"),
+                Err(error) => tracing::debug!(%error, "asking another engine"),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        None
+    }
+
+    /// Invokes a function with a JSON input until it is answered.
+    pub async fn invoke(
+        &self,
+        function: &str,
+        input: &Value,
+        headers: &[(&str, &str)],
+        deadline: Duration,
+    ) -> anyhow::Result<Value> {
+        let path = format!("/v1/functions/{function}/invoke");
+        let call = Call {
+            method: Method::POST,
+            path: &path,
+            headers,
+            body: Bytes::from(input.to_string()),
+            timeout: deadline,
+        };
+        let reply = self
+            .until_answered(call, deadline)
+            .await
+            .ok_or_else(|| anyhow::anyhow!("no answer from {function} within {deadline:?}"))?;
+        anyhow::ensure!(
+            reply.status.is_success(),
+            "{function} answered {}: {}",
+            reply.status,
+            String::from_utf8_lossy(&reply.body)
+        );
+        Ok(serde_json::from_slice(&reply.body)?)
+    }
+}
+
+/// Whether asking again cannot change the answer: a result, or the caller's own mistake.
+fn is_final(reply: &Reply) -> bool {
+    match reply.status.as_u16() {
+        202 | 408 | 429 => false,
+        status => status < 500,
+    }
+}
