@@ -1,0 +1,189 @@
+//! The typed parts, on the file store.
+
+use std::net::SocketAddr;
+
+use halfmoon_meta::cluster::{self, PENDING_SETS_MAX};
+use halfmoon_meta::{ClusterError, Durability, Expected, FileStore, MetaStore, NodeEntry, nodes};
+use halfmoon_wire::{Epoch, Incarnation, NodeId, Role};
+
+const A: NodeId = NodeId(11);
+const B: NodeId = NodeId(12);
+const C: NodeId = NodeId(13);
+const D: NodeId = NodeId(14);
+const ID: u128 = 0xfeed << 100;
+
+fn fresh() -> (tempfile::TempDir, FileStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileStore::open(directory.path()).unwrap();
+    (directory, store)
+}
+
+fn founded() -> (tempfile::TempDir, FileStore) {
+    let (directory, store) = fresh();
+    cluster::create(&store, ID, Durability::Flush, &[C, A, B]).unwrap();
+    (directory, store)
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let (_directory, store) = fresh();
+    assert!(matches!(cluster::read(&store), Err(ClusterError::NoCluster)));
+    assert!(matches!(cluster::next_epoch(&store, A), Err(ClusterError::NoCluster)));
+    let info = cluster::create(&store, ID, Durability::default(), &[C, A, B]).unwrap();
+    assert_eq!((info.id(), info.durability, info.epoch()), (ID, Durability::Flush, Epoch(0)));
+    assert_eq!(info.members.nodes(), [A, B, C]);
+    assert_eq!(cluster::read(&store).unwrap(), info);
+    assert_eq!(cluster::create(&store, ID, Durability::MemoryQuorum, &[D]).unwrap(), info);
+    let other = cluster::create(&store, ID + 1, Durability::Flush, &[A]);
+    assert!(matches!(other, Err(ClusterError::Exists { found: ID })));
+}
+
+#[test]
+fn members_are_different_nodes_and_not_too_many() {
+    let (_directory, store) = fresh();
+    let many: Vec<NodeId> = (0..8).map(NodeId).collect();
+    for members in [&[][..], &[A, A, B], &many] {
+        let result = cluster::create(&store, ID, Durability::Flush, members);
+        assert!(matches!(result, Err(ClusterError::BadMembers { .. })), "{members:?}");
+    }
+}
+
+#[test]
+fn epochs_grow_and_say_who_took_them() {
+    let (_directory, store) = founded();
+    assert_eq!(cluster::next_epoch(&store, D).unwrap().epoch(), Epoch(1));
+    let info = cluster::next_epoch(&store, A).unwrap();
+    assert_eq!(info.epoch(), Epoch(2));
+    let holder = cluster::read(&store).unwrap().holder.unwrap();
+    assert_eq!((holder.epoch(), holder.node()), (Epoch(2), A));
+    assert_eq!(holder.pid, std::process::id());
+}
+
+#[test]
+fn a_recovery_asks_every_set_since_the_last_one_marked() {
+    let (_directory, store) = founded();
+    let second = cluster::propose_members(&store, &[A, B, D]).unwrap();
+    assert_eq!((second.version, second.committed_in()), (2, None));
+    let info = cluster::next_epoch(&store, D).unwrap();
+    assert_eq!(info.members, second);
+    assert_eq!(info.recovery_sets().map(|set| set.version).collect::<Vec<_>>(), [1, 2]);
+    // A and D are a quorum of the new set only: B and C may hold a record that neither of them has.
+    assert!(!info.may_recover_from(&[A, D]));
+    assert!(info.may_recover_from(&[A, B]));
+    assert!(info.may_recover_from(&[A, C, D]));
+
+    let marked = cluster::mark_committed(&store, 2, info.epoch()).unwrap();
+    assert_eq!(marked.recovery_sets().map(|set| set.version).collect::<Vec<_>>(), [2]);
+    assert_eq!(marked.members.committed_in(), Some(Epoch(1)));
+    assert!(marked.may_recover_from(&[A, D]));
+    assert_eq!(cluster::mark_committed(&store, 2, Epoch(1)).unwrap(), marked);
+}
+
+#[test]
+fn a_late_mark_of_a_dropped_set_brings_nothing_back() {
+    let (_directory, store) = founded();
+    cluster::propose_members(&store, &[A, B, D]).unwrap();
+    cluster::mark_committed(&store, 2, Epoch(1)).unwrap();
+    let late = cluster::mark_committed(&store, 1, Epoch(1));
+    assert!(matches!(late, Err(ClusterError::MembersSuperseded { version: 1, current: 2 })));
+    assert!(cluster::mark_committed(&store, 3, Epoch(1)).is_err());
+}
+
+#[test]
+fn marking_a_set_keeps_the_ones_proposed_after_it() {
+    let (_directory, store) = founded();
+    cluster::propose_members(&store, &[A, B, D]).unwrap();
+    cluster::propose_members(&store, &[A, C, D]).unwrap();
+    let info = cluster::mark_committed(&store, 2, Epoch(5)).unwrap();
+    assert_eq!(info.recovery_sets().map(|set| set.version).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(info.members.nodes(), [A, C, D]);
+}
+
+#[test]
+fn proposals_are_idempotent_and_bounded() {
+    let (_directory, store) = founded();
+    let sets = [[A, B, D], [A, C, D], [B, C, D], [A, B, C]];
+    assert_eq!(sets.len(), PENDING_SETS_MAX);
+    for set in sets {
+        let proposed = cluster::propose_members(&store, &set).unwrap();
+        assert_eq!(cluster::propose_members(&store, &set).unwrap(), proposed);
+    }
+    let more = cluster::propose_members(&store, &[A, B, D]);
+    assert!(matches!(more, Err(ClusterError::TooManyPending { .. })));
+}
+
+#[test]
+fn a_damaged_cluster_value_is_named_by_its_key() {
+    let (_directory, store) = fresh();
+    let set = |version| format!(r#"{{"version":{version},"nodes":[1],"committed_in":null}}"#);
+    let cluster = |members: &str, older: &str| {
+        format!(
+            r#"{{"cluster":"01","durability":"flush","holder":null,
+               "members":{members},"older":[{older}]}}"#
+        )
+    };
+    let empty = r#"{"version":1,"nodes":[],"committed_in":null}"#;
+    let twice = r#"{"version":1,"nodes":[2,2],"committed_in":null}"#;
+    let bad = [
+        "{}".to_owned(),
+        cluster(empty, ""),
+        cluster(twice, ""),
+        cluster(&set(1), &set(1)),
+        cluster(&set(1), "").replace("flush", "hope"),
+    ];
+    for value in bad {
+        let current = store.get("cluster").unwrap();
+        let expected = Expected::of(current.as_ref());
+        store.compare_and_set("cluster", expected, value.as_bytes()).unwrap();
+        let error = cluster::next_epoch(&store, A).unwrap_err().to_string();
+        assert!(error.contains("key cluster"), "{value}: {error}");
+    }
+}
+
+#[test]
+fn incarnations_grow_for_each_node_apart() {
+    let (_directory, store) = fresh();
+    assert_eq!(nodes::next_incarnation(&store, A).unwrap(), Incarnation(1));
+    assert_eq!(nodes::next_incarnation(&store, A).unwrap(), Incarnation(2));
+    assert_eq!(nodes::next_incarnation(&store, B).unwrap(), Incarnation(1));
+}
+
+fn engine(node: NodeId, incarnation: u64, port: u16) -> NodeEntry {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    NodeEntry::new(Role::Engine, node, Incarnation(incarnation), address)
+}
+
+#[test]
+fn the_address_of_the_latest_incarnation_stands() {
+    let (_directory, store) = fresh();
+    assert_eq!(nodes::find(&store, Role::Engine, A).unwrap(), None);
+    let (first, second) = (engine(A, 1, 1000), engine(A, 2, 2000));
+    nodes::publish(&store, &first).unwrap();
+    nodes::publish(&store, &second).unwrap();
+    let late = nodes::publish(&store, &first);
+    assert!(matches!(late, Err(ClusterError::NodeSuperseded { current: 2, own: 1, .. })));
+    nodes::withdraw(&store, &first).unwrap();
+    assert_eq!(nodes::find(&store, Role::Engine, A).unwrap(), Some(second.clone()));
+    nodes::withdraw(&store, &second).unwrap();
+    nodes::withdraw(&store, &second).unwrap();
+    assert_eq!(nodes::find(&store, Role::Engine, A).unwrap(), None);
+}
+
+#[test]
+fn all_nodes_are_listed_by_role_and_id() {
+    let (_directory, store) = founded();
+    let address = SocketAddr::from(([127, 0, 0, 1], 5));
+    let mut with_gateway = engine(A, 1, 1000);
+    with_gateway.gateway = Some(address);
+    // As text, "engine-101" comes before "engine-11".
+    let entries = [
+        NodeEntry::new(Role::Sequencer, D, Incarnation(1), address),
+        NodeEntry::new(Role::Storage, C, Incarnation(1), address),
+        with_gateway,
+        engine(NodeId(101), 1, 1001),
+    ];
+    for entry in entries.iter().rev() {
+        nodes::publish(&store, entry).unwrap();
+    }
+    assert_eq!(nodes::list(&store).unwrap(), entries);
+}
