@@ -1,1 +1,48 @@
-//! The contract of one-sided writes, rings over it, the in-process transport, and the conformance suite.
+//! The contract of one-sided writes, rings over it, the in-process transport, and the
+//! conformance suite.
+//!
+//! Layers, from the bottom:
+//!
+//! - [`memory`]: memory that a peer may write to, which is `&[AtomicU64]` and never `&[u8]`.
+//! - [`contract`]: what every transport promises, rules T1 to T5.
+//! - [`mailbox`]: messages over one-sided writes, by a byte ring per direction.
+//! - [`endpoint`]: what roles use: dial, listen, send, write, poll.
+//! - `local`: the transport between endpoints of one process.
+//! - `conformance`: the tests that every transport passes.
+//!
+//! A role's loop looks like this:
+//!
+//! ```no_run
+//! # use halfmoon_transport::{Endpoint, Event, EndpointOptions, Transport};
+//! # fn turn<T: Transport>(endpoint: &mut Endpoint<T>) {
+//! let turn = endpoint.poll(&mut |event| match event {
+//!     Event::Up { lane, hello, dialled } => { /* a peer is there */ }
+//!     Event::Message { lane, bytes } => { /* parse, hand to the machine */ }
+//!     Event::Written { lane, token } => { /* a signalled write is in the peer's memory */ }
+//!     Event::Room { lane } => { /* what was refused as `Full` fits now */ }
+//!     Event::Down { lane, reason } => { /* whether the last writes arrived is unknown */ }
+//! });
+//! // … send what the machine answers with `endpoint.send`, then:
+//! endpoint.flush();
+//! // Wait in the reactor, without sleeping if `turn.more`.
+//! # let _more = turn.more;
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod contract;
+pub mod endpoint;
+
+pub mod lanes;
+
+pub mod mailbox;
+pub mod memory;
+pub mod regions;
+
+pub use contract::{
+    Access, DialError, DownReason, ExposeError, LaneId, ListenError, Occurrence, PostError,
+    RegionId, RemoteSpan, Source, Token, Transport, Wake,
+};
+pub use endpoint::{Endpoint, EndpointOptions, Event, SendError, Turn};
+
+pub use memory::{HeapMemory, Memory};
