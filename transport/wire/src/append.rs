@@ -71,6 +71,23 @@ pub struct Append<'a> {
     pub payload: &'a [u8],
 }
 
+/// An append in borrowed parts: what an engine has in its hands before it is framed.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendParts<'a> {
+    /// As in [`Append`].
+    pub local: LocalId,
+    /// As in [`Append`].
+    pub kind: RecordKind,
+    /// As in [`Append`].
+    pub floor: SeqNum,
+    /// As in [`Append`].
+    pub conditions: &'a [Condition],
+    /// As in [`Append`].
+    pub tags: &'a [Tag],
+    /// As in [`Append`].
+    pub payload: &'a [u8],
+}
+
 impl Condition {
     /// The sub-stream that it looks at.
     #[must_use]
@@ -82,21 +99,22 @@ impl Condition {
 }
 
 impl<'a> Append<'a> {
+    /// The same in borrowed parts.
+    #[must_use]
+    pub fn parts(&self) -> AppendParts<'_> {
+        AppendParts {
+            local: self.local,
+            kind: self.kind,
+            floor: self.floor,
+            conditions: &self.conditions,
+            tags: &self.tags,
+            payload: self.payload,
+        }
+    }
+
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Writer<'_>) {
-        out.u64(self.local.0).u16(self.kind as u16).seq(self.floor);
-        out.u16(u16::try_from(self.conditions.len()).unwrap_or(u16::MAX));
-        for condition in &self.conditions {
-            match *condition {
-                Condition::Length { tag, length } => out.u8(0).tag(tag).u64(length),
-                Condition::NothingAfter { tag, after } => out.u8(1).tag(tag).seq(after),
-            };
-        }
-        out.u16(u16::try_from(self.tags.len()).unwrap_or(u16::MAX));
-        for tag in &self.tags {
-            out.tag(*tag);
-        }
-        out.bytes(self.payload);
+        self.parts().encode(out);
     }
 
     /// Takes an append from the front of `reader`.
@@ -122,6 +140,25 @@ impl<'a> Append<'a> {
             });
         }
         Ok(Self { local, kind, floor, conditions, tags, payload })
+    }
+}
+
+impl AppendParts<'_> {
+    /// Appends the encoding.
+    pub fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.local.0).u16(self.kind as u16).seq(self.floor);
+        out.u16(u16::try_from(self.conditions.len()).unwrap_or(u16::MAX));
+        for condition in self.conditions {
+            match *condition {
+                Condition::Length { tag, length } => out.u8(0).tag(tag).u64(length),
+                Condition::NothingAfter { tag, after } => out.u8(1).tag(tag).seq(after),
+            };
+        }
+        out.u16(u16::try_from(self.tags.len()).unwrap_or(u16::MAX));
+        for tag in self.tags {
+            out.tag(*tag);
+        }
+        out.bytes(self.payload);
     }
 }
 

@@ -18,8 +18,8 @@
 
 use crate::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
 use crate::{
-    Append, DecodeError, Epoch, Incarnation, LocalId, NodeId, Reader, Refusal, SeqNum, StateReply,
-    StateRequest, WIRE_VERSION, Writer,
+    Append, AppendParts, DecodeError, Epoch, Incarnation, LocalId, NodeId, Reader, Refusal, SeqNum,
+    StateReply, StateRequest, WIRE_VERSION, Writer,
 };
 
 /// What a node does.
@@ -304,6 +304,16 @@ fn take_history(reader: &mut Reader<'_>) -> Result<Vec<EpochStart>, DecodeError>
     }
     Ok(history)
 }
+
+/// Appends the encoding of [`Message::Append`] to `out`, without an [`Append`] being built first.
+/// The epoch lies at [`APPEND_EPOCH_AT`], so that a copy kept for resubmission can be sent again in
+/// another epoch.
+pub fn encode_append(out: &mut Vec<u8>, epoch: Epoch, append: &AppendParts<'_>) {
+    append.encode(Writer(out).u8(0).epoch(epoch));
+}
+
+/// Where the eight bytes of the epoch lie in an encoded [`Message::Append`], little-endian.
+pub const APPEND_EPOCH_AT: usize = 1;
 
 impl<'a> Message<'a> {
     /// Appends the encoding to `out`.

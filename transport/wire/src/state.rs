@@ -47,6 +47,12 @@ pub enum StateRequest<'a> {
         /// Where a large value goes.
         landing: Option<Landing>,
     },
+    /// The tuple of a cell, without its value: the second voice of a cell read. The answer is
+    /// [`StateReply::Tuple`].
+    GetTuple {
+        /// Which.
+        object: ObjectKey<'a>,
+    },
     /// Put a cell if the tuple is larger than the one that is there; `None` is a tombstone.
     PutCell {
         /// Which.
@@ -120,6 +126,8 @@ pub enum StateReply<'a> {
     /// The cell; `None` when there has never been one here. A value is `Staged` with offset 0 when
     /// it was written to the landing.
     Cell(Option<StoredCell<'a>>),
+    /// The tuple of the cell, also of a tombstone; `None` when there has never been one here.
+    Tuple(Option<CellTuple>),
     /// The version or base, with the position it stands for (0 for versions); `None` when it is
     /// not here. A value is `Staged` with offset 0 when it was written to the landing.
     Value(Option<(SeqNum, Option<ValueSource<'a>>)>),
@@ -235,6 +243,10 @@ impl<'a> StateRequest<'a> {
                 out.seq(floor);
                 put_landing(out, landing);
             }
+            Self::GetTuple { object } => {
+                out.u8(7);
+                object.encode(out);
+            }
             Self::PutBlob { hash, total, offset, bytes } => {
                 out.u8(5).raw(&hash).u64(total).u64(offset).bytes(bytes);
             }
@@ -282,6 +294,7 @@ impl<'a> StateRequest<'a> {
                 floor: reader.seq()?,
                 landing: reader.option(Landing::decode)?,
             },
+            7 => Self::GetTuple { object },
             other => return Err(reader.bad(u64::from(other))),
         })
     }
@@ -316,6 +329,11 @@ impl<'a> StateReply<'a> {
             Self::Failed(why) => {
                 out.u8(6).text(why);
             }
+            Self::Tuple(tuple) => {
+                out.u8(7).option(*tuple, |out, tuple| {
+                    out.tuple(tuple);
+                });
+            }
         }
     }
 
@@ -334,6 +352,7 @@ impl<'a> StateReply<'a> {
             4 => Self::Blob { total: reader.u64()?, bytes: reader.bytes(BLOB_CHUNK_BYTES)? },
             5 => Self::NoBlob,
             6 => Self::Failed(reader.text(MESSAGE_MAX_BYTES)?),
+            7 => Self::Tuple(reader.option(Reader::tuple)?),
             other => return Err(reader.bad(u64::from(other))),
         })
     }

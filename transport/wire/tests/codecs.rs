@@ -131,6 +131,7 @@ fn state_samples() -> Vec<Message<'static>> {
     let tuple = CellTuple { cursor: SeqNum(4), counter: 2, instance: InstanceId(77) };
     vec![
         state(StateRequest::GetCell { object, landing }),
+        state(StateRequest::GetTuple { object }),
         state(StateRequest::PutCell { object, tuple, value: None }),
         state(StateRequest::PutCell { object, tuple, value: Some(ValueSource::Inline(b"v")) }),
         state(StateRequest::GetVersion { object, version: VersionId(5), landing: None }),
@@ -149,6 +150,8 @@ fn state_samples() -> Vec<Message<'static>> {
         answer(StateReply::NeedRoom { len: 100 }),
         answer(StateReply::Blob { total: 4, bytes: b"ab" }),
         answer(StateReply::NoBlob),
+        answer(StateReply::Tuple(None)),
+        answer(StateReply::Tuple(Some(tuple))),
         answer(StateReply::Failed("disk full")),
     ]
 }
@@ -157,6 +160,19 @@ fn state_samples() -> Vec<Message<'static>> {
 fn every_message_comes_back_as_it_was() {
     for message in samples() {
         assert_eq!(Message::parse(&message.to_bytes()).unwrap(), message);
+    }
+}
+
+#[test]
+fn an_append_kept_for_resubmission_goes_to_another_epoch() {
+    for message in samples() {
+        if let Message::Append { append, .. } = message {
+            let mut kept = Vec::new();
+            encode_append(&mut kept, Epoch(0), &append.parts());
+            let at = APPEND_EPOCH_AT..APPEND_EPOCH_AT + 8;
+            kept[at].copy_from_slice(&7u64.to_le_bytes());
+            assert_eq!(Message::parse(&kept).unwrap(), Message::Append { epoch: Epoch(7), append });
+        }
     }
 }
 
