@@ -75,12 +75,6 @@ pub enum Fault {
         /// Step position.
         position: u64,
     },
-    /// A value that a record of this instance names is missing.
-    #[error("a value named by the record at {seq} is missing")]
-    ValueMissing {
-        /// Where.
-        seq: SeqNum,
-    },
     /// Init and no Finish on an engine that was not evicted, but the snapshot is gone.
     #[error("root {root} has effects and is unfinished, but its snapshot is gone")]
     SnapshotLost {

@@ -6,15 +6,26 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+pub mod broken;
+
 pub mod attempt;
+mod boki;
 pub mod call;
 mod error;
 pub mod finish;
+mod halfmoon_read;
+mod halfmoon_write;
+pub mod ids;
+mod init;
 pub mod ops;
+mod order;
 pub mod payload;
 pub mod root;
+mod step_log;
 mod table;
 pub mod transaction;
+mod unlogged;
 
 pub use attempt::Attempt;
 pub use error::{Done, Fault, Refused, Stop};

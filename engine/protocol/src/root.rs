@@ -1,9 +1,12 @@
 //! Roots: where they start, what makes one of their runs win, what to do when one has lost.
 
-use halfmoon_wire::{InstanceId, RunId, SeqNum};
+use halfmoon_wire::{InstanceId, RunId, SeqNum, tag};
 
-use crate::call::{Ended, Input};
-use crate::{Attempt, Done, Mode, Ops};
+use crate::call::{Ended, Input, Point};
+use crate::ops::{Append, AppendOutcome, Found};
+use crate::payload::{Body, Entry, Init};
+use crate::step_log::{collision, parse};
+use crate::{Attempt, Done, Fault, Mode, Ops, Refused, Stop, ids};
 
 /// A client's request to run a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,20 +85,135 @@ pub struct Identity {
 /// with another input is [`crate::Refused::KeyReused`]. Without, it is of the run that starts at
 /// `start.cursor`. Called again after [`crate::Stop::RunLost`].
 pub async fn start<O: Ops>(ops: O, start: Start<O::Value>) -> Done<Started<O>, O> {
-    let _ = (ops, start);
-    todo!()
+    let Start { root, cursor, request } = start;
+    let logged = request.as_ref().is_none_or(|request| request.mode != Mode::Unlogged);
+    let steps = match logged {
+        true => ops.stream(tag::step(root)).await.map_err(Stop::Ops)?,
+        false => Vec::new(),
+    };
+    let mut attempt = match steps.first() {
+        None => match request {
+            Some(request) => fresh(ops, root, cursor, request),
+            None => return Ok(Started::Nothing),
+        },
+        Some(first) => {
+            let (seq, init) = winner(root, first)?;
+            if let (Some(init), Some(request)) = (&init, &request)
+                && (init.fingerprint, &init.function)
+                    != (request.input.fingerprint, &request.function)
+            {
+                return Err(Refused::KeyReused.into());
+            }
+            if let Some(ended) = ended::<O>(&ops, root, &steps).await? {
+                return Ok(Started::Ended(ended));
+            }
+            resumed(ops, root, seq, init.ok_or(Stop::RootGone)?).await?
+        }
+    };
+    attempt.log.learn(steps);
+    attempt.peek()?;
+    if attempt.identity.mode == Mode::Boki {
+        attempt.init_known().await?;
+    }
+    Ok(Started::Run(Box::new(attempt)))
 }
 
 /// Decides what follows [`crate::Stop::RootGone`] and [`crate::Stop::SnapshotTooOld`] of a root.
 /// `ops` must show the log up to a tail asked for after the stop.
 pub async fn reload<O: Ops>(ops: &O, root: InstanceId) -> Done<Reload<O::Value>, O> {
-    let _ = (ops, root);
-    todo!()
+    let steps = ops.stream(tag::step(root)).await.map_err(Stop::Ops)?;
+    if steps.is_empty() {
+        return Ok(Reload::StartOver);
+    }
+    match ended::<O>(ops, root, &steps).await? {
+        Some(ended) => Ok(Reload::Ended(ended)),
+        None => Err(Fault::SnapshotLost { root }.into()),
+    }
 }
 
 /// Asks for a root to be cancelled. A request, no verdict: the canceller is then told the root's
 /// result, whichever it is.
 pub async fn cancel<O: Ops>(ops: &O, root: InstanceId) -> Done<(), O> {
-    let _ = (ops, root);
-    todo!()
+    let entry = Entry { instance: root, run: RunId(0), init: None, body: Body::Cancel };
+    let append = Append {
+        tags: vec![tag::cancel(root)],
+        conditions: vec![],
+        floor: SeqNum::MAX,
+        payload: entry.encode(),
+    };
+    match ops.append(append).await.map_err(Stop::Ops)? {
+        AppendOutcome::Appended(_) => Ok(()),
+        AppendOutcome::Conflict { .. } | AppendOutcome::Gap { .. } | AppendOutcome::RootGone => {
+            Err(Stop::RootGone)
+        }
+    }
+}
+
+/// An attempt of a run that may or may not become the root's.
+fn fresh<O: Ops>(
+    ops: O,
+    root: InstanceId,
+    cursor: SeqNum,
+    request: Request<O::Value>,
+) -> Attempt<O> {
+    let identity = Identity {
+        instance: root,
+        root,
+        run: ids::run(root, cursor),
+        floor: cursor,
+        function: request.function,
+        version: request.version,
+        mode: request.mode,
+        read_only: request.read_only,
+    };
+    let mut attempt = Attempt::new(ops, identity, request.input, Point { cursor, counter: 0 });
+    attempt.keyed = request.keyed;
+    attempt
+}
+
+/// An attempt of the run that the log has.
+async fn resumed<O: Ops>(ops: O, root: InstanceId, seq: SeqNum, init: Init) -> Done<Attempt<O>, O> {
+    let cursor = init.cursor.unwrap_or(seq);
+    let value = crate::step_log::load(&ops, &ids::own_object(root), &init.input).await?;
+    let identity = Identity {
+        instance: root,
+        root,
+        run: init.run(),
+        floor: cursor,
+        function: init.function,
+        version: init.version,
+        mode: init.mode,
+        read_only: init.read_only,
+    };
+    let input = Input { value, fingerprint: init.fingerprint };
+    Ok(Attempt::new(ops, identity, input, Point { cursor, counter: 0 }))
+}
+
+/// The Init at the head of `Step(root)`; `None` when it was trimmed.
+fn winner<V, E>(root: InstanceId, first: &Found) -> Result<(SeqNum, Option<Init>), Stop<V, E>> {
+    let entry = parse(first)?;
+    match entry.init_of(root) {
+        Some(init) => Ok((first.seq, Some(init.clone()))),
+        None if entry.instance != root => Err(collision(root, entry.instance, first.seq)),
+        None => Ok((first.seq, None)),
+    }
+}
+
+/// What the Finish at the end of the loaded steps says.
+pub(crate) async fn ended<O: Ops>(
+    ops: &O,
+    instance: InstanceId,
+    steps: &[Found],
+) -> Done<Option<Ended<O::Value>>, O> {
+    let Some(last) = steps.last() else { return Ok(None) };
+    let entry = parse(last)?;
+    let Body::Finish { status, result, mut point } = entry.body else { return Ok(None) };
+    if entry.instance != instance {
+        return Err(collision(instance, entry.instance, last.seq));
+    }
+    if broken!(FinishMovesCursor) {
+        point.cursor = last.seq;
+    }
+    let result = crate::step_log::load(ops, &ids::own_object(instance), &result).await?;
+    Ok(Some(Ended { status, result, point }))
 }

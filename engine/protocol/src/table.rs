@@ -64,10 +64,9 @@ impl TableSpec {
     /// The protocol that is in force; never [`Protocol::Auto`].
     #[must_use]
     pub const fn effective(&self) -> Protocol {
-        match self.protocol {
-            _ if self.transactional => Protocol::HalfmoonRead,
-            Protocol::Auto => Protocol::HalfmoonRead,
-            chosen => chosen,
+        match (self.protocol, self.transactional) {
+            (Protocol::Auto, _) | (_, true) => Protocol::HalfmoonRead,
+            (chosen, false) => chosen,
         }
     }
 }
