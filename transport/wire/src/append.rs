@@ -25,15 +25,19 @@ pub enum Condition {
 /// Why an append was not ordered. `condition` is the index in the append's list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// A condition failed. The record that stands in its way is `winner`; 0 when there is none
-    /// (the tag is shorter than expected *and* not by a gap: an Init that is not there yet).
+    /// A condition failed. The record that stands in its way is `winner`: for
+    /// [`Condition::Length`] the one at that position, for [`Condition::NothingAfter`] the last one
+    /// of the tag. It is 0 when there is none: the tag is shorter than expected and the append does
+    /// not itself join it (an Init that is not there yet). The sequencer answers at once; whoever
+    /// asked is told only once the winner is committed, by the side that holds the index.
     Conflict {
         /// Which condition.
         condition: u16,
         /// What stands there, to be read once it is committed.
         winner: SeqNum,
     },
-    /// The expected length lies beyond the tag's: a mistake of the appender, nobody's death.
+    /// The expected length lies beyond that of a tag that the append joins: a mistake of the
+    /// appender, nobody's death.
     Gap {
         /// Which condition.
         condition: u16,
@@ -88,6 +92,24 @@ pub struct AppendParts<'a> {
     pub payload: &'a [u8],
 }
 
+/// A checked append in borrowed bytes: what the sequencer judges, without a list built for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AppendView<'a> {
+    /// As in [`Append`].
+    pub local: LocalId,
+    /// As in [`Append`].
+    pub kind: RecordKind,
+    /// As in [`Append`].
+    pub floor: SeqNum,
+    conditions: &'a [u8],
+    tags: &'a [u8],
+    /// As in [`Append`].
+    pub payload: &'a [u8],
+}
+
+const CONDITION_BYTES: usize = 17;
+const TAG_BYTES: usize = 8;
+
 impl Condition {
     /// The sub-stream that it looks at.
     #[must_use]
@@ -119,19 +141,32 @@ impl<'a> Append<'a> {
 
     /// Takes an append from the front of `reader`.
     pub fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let view = AppendView::decode(reader)?;
+        Ok(Self {
+            local: view.local,
+            kind: view.kind,
+            floor: view.floor,
+            conditions: view.conditions().collect(),
+            tags: view.tags().collect(),
+            payload: view.payload,
+        })
+    }
+}
+
+impl<'a> AppendView<'a> {
+    /// Takes an append from the front of `reader`; everything in it is checked.
+    pub fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let local = LocalId(reader.u64()?);
         let kind = RecordKind::try_from(reader.u16()?)?;
         let floor = reader.seq()?;
-        let conditions = list(reader, CONDITIONS_MAX, |reader| {
-            Ok(match reader.u8()? {
-                0 => Condition::Length { tag: reader.tag()?, length: reader.u64()? },
-                1 => Condition::NothingAfter { tag: reader.tag()?, after: reader.seq()? },
-                other => return Err(reader.bad(u64::from(other))),
-            })
-        })?;
-        let tags = list(reader, TAGS_MAX, Reader::tag)?;
+        let conditions = list(reader, CONDITIONS_MAX, CONDITION_BYTES)?;
+        if let Some(bad) = conditions.iter().step_by(CONDITION_BYTES).find(|kind| **kind > 1) {
+            return Err(reader.bad(u64::from(*bad)));
+        }
+        let tags = list(reader, TAGS_MAX, TAG_BYTES)?;
         let payload = reader.bytes(RECORD_MAX_BYTES)?;
-        let len = crate::encoded_len(tags.len(), payload.len());
+        let view = Self { local, kind, floor, conditions, tags, payload };
+        let len = crate::encoded_len(view.tags().len(), payload.len());
         if len > RECORD_MAX_BYTES {
             return Err(DecodeError::Limit {
                 what: "record",
@@ -139,7 +174,23 @@ impl<'a> Append<'a> {
                 limit: RECORD_MAX_BYTES as u64,
             });
         }
-        Ok(Self { local, kind, floor, conditions, tags, payload })
+        Ok(view)
+    }
+
+    /// What must hold, in the order in which it is judged.
+    pub fn conditions(&self) -> impl ExactSizeIterator<Item = Condition> + use<'a> {
+        self.conditions.chunks_exact(CONDITION_BYTES).map(|entry| {
+            let (tag, value) = (Tag(word(entry, 1)), word(entry, 1 + TAG_BYTES));
+            match entry.first() {
+                Some(0) => Condition::Length { tag, length: value },
+                _ => Condition::NothingAfter { tag, after: SeqNum(value) },
+            }
+        })
+    }
+
+    /// The sub-streams that the record joins.
+    pub fn tags(&self) -> impl ExactSizeIterator<Item = Tag> + use<'a> {
+        self.tags.chunks_exact(TAG_BYTES).map(|entry| Tag(word(entry, 0)))
     }
 }
 
@@ -189,14 +240,20 @@ impl Refusal {
     }
 }
 
-fn list<'a, T>(
+/// Takes a count (u16, at most `limit`) and the bytes of that many entries.
+fn list<'a>(
     reader: &mut Reader<'a>,
     limit: usize,
-    take: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
+    entry_bytes: usize,
+) -> Result<&'a [u8], DecodeError> {
     let count = usize::from(reader.u16()?);
     if count > limit {
         return Err(DecodeError::Limit { what: "list", value: count as u64, limit: limit as u64 });
     }
-    (0..count).map(|_| take(reader)).collect()
+    reader.raw(count * entry_bytes)
+}
+
+/// The little-endian word at `at`; 0 beyond the end, which a checked list does not have.
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
 }

@@ -14,13 +14,15 @@ mod record;
 mod state;
 pub mod tag;
 
-pub use append::{Append, AppendParts, Condition, Refusal};
+pub use append::{Append, AppendParts, AppendView, Condition, Refusal};
 pub use codec::{DecodeError, Reader, Writer};
 pub use ids::{
     CellTuple, Epoch, Incarnation, InstanceId, LocalId, NodeId, Origin, RunId, SeqNum, Tag,
     VersionId,
 };
-pub use message::{APPEND_EPOCH_AT, EpochStart, Hello, Message, Role, agreement, encode_append};
+pub use message::{
+    APPEND_EPOCH_AT, EpochStart, Hello, Message, Role, agreement, append_view, encode_append,
+};
 pub use record::{
     Evict, NewRecord, Open, RECORD_HEADER_BYTES, RecordKind, RecordRef, Records, SafePoint, TagPos,
     encoded_len,

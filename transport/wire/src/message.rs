@@ -11,6 +11,7 @@
 //! | [`Message::Stream`] | sequencer → all | records back to back, contiguous |
 //! | [`Message::Seal`] / [`Message::Sealed`] | sequencer ⇄ storage | the promise at the start of an epoch |
 //! | [`Message::Durable`] | storage → sequencer | watermark, as a message |
+//! | [`Message::Confirm`] / [`Message::Confirmed`] | sequencer ⇄ storage | does my epoch still hold? |
 //! | [`Message::WatermarkHere`] | engine → storage | the word, fresh per epoch, that watermarks go to |
 //! | [`Message::ReadLog`] / [`Message::LogChunk`] | any → storage | records below the window |
 //! | [`Message::Staging`] | storage → engine | where large values of puts may be written |
@@ -18,8 +19,8 @@
 
 use crate::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
 use crate::{
-    Append, AppendParts, DecodeError, Epoch, Incarnation, LocalId, NodeId, Reader, Refusal, SeqNum,
-    StateReply, StateRequest, WIRE_VERSION, Writer,
+    Append, AppendParts, AppendView, DecodeError, Epoch, Incarnation, LocalId, NodeId, Reader,
+    Refusal, SeqNum, StateReply, StateRequest, WIRE_VERSION, Writer,
 };
 
 /// What a node does.
@@ -70,10 +71,14 @@ pub enum Message<'a> {
     },
     /// Renews the engine's lease.
     Report {
-        /// All up to here is applied by the engine.
+        /// All up to here is applied by the engine, and the roots that it inherits by an Evict
+        /// record up to here are in its `safe_point`.
         applied: SeqNum,
         /// Least initial cursor of its unfinished roots; its applied position when it has none.
         safe_point: SeqNum,
+        /// Every append of this incarnation up to here is answered and is never sent again; 0 when
+        /// there is none. The sequencer forgets which of them are in the log.
+        answered: LocalId,
     },
     /// Stream to me from this position on.
     Follow {
@@ -147,6 +152,20 @@ pub enum Message<'a> {
         epoch: Epoch,
         /// Up to here.
         seq: SeqNum,
+    },
+    /// Say whether you have promised to a higher epoch by now.
+    Confirm {
+        /// The sequencer's epoch.
+        epoch: Epoch,
+        /// Comes back in the answer.
+        token: u64,
+    },
+    /// When this was sent, no epoch above this one had been promised. Otherwise there is no answer.
+    Confirmed {
+        /// From the question.
+        epoch: Epoch,
+        /// From the question.
+        token: u64,
     },
     /// Write your watermarks of this epoch to this word.
     WatermarkHere {
@@ -309,20 +328,35 @@ fn take_history(reader: &mut Reader<'_>) -> Result<Vec<EpochStart>, DecodeError>
 /// The epoch lies at [`APPEND_EPOCH_AT`], so that a copy kept for resubmission can be sent again in
 /// another epoch.
 pub fn encode_append(out: &mut Vec<u8>, epoch: Epoch, append: &AppendParts<'_>) {
-    append.encode(Writer(out).u8(0).epoch(epoch));
+    append.encode(Writer(out).u8(APPEND).epoch(epoch));
 }
 
 /// Where the eight bytes of the epoch lie in an encoded [`Message::Append`], little-endian.
 pub const APPEND_EPOCH_AT: usize = 1;
+
+/// The epoch and the append of a [`Message::Append`], without a list built for it; `None` when the
+/// bytes are another message.
+#[must_use]
+pub fn append_view(bytes: &[u8]) -> Option<Result<(Epoch, AppendView<'_>), DecodeError>> {
+    let (&APPEND, rest) = bytes.split_first()? else { return None };
+    let mut reader = Reader::new(rest, "message");
+    Some((|| {
+        let parsed = (reader.epoch()?, AppendView::decode(&mut reader)?);
+        reader.finish()?;
+        Ok(parsed)
+    })())
+}
+
+const APPEND: u8 = 0;
 
 impl<'a> Message<'a> {
     /// Appends the encoding to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut out = Writer(out);
         match self {
-            Self::Append { epoch, append } => append.encode(out.u8(0).epoch(*epoch)),
-            Self::Report { applied, safe_point } => {
-                out.u8(1).seq(*applied).seq(*safe_point);
+            Self::Append { epoch, append } => append.encode(out.u8(APPEND).epoch(*epoch)),
+            Self::Report { applied, safe_point, answered } => {
+                out.u8(1).seq(*applied).seq(*safe_point).u64(answered.0);
             }
             Self::Follow { from } => {
                 out.u8(2).seq(*from);
@@ -341,6 +375,12 @@ impl<'a> Message<'a> {
             }
             Self::Durable { epoch, seq } => {
                 out.u8(10).epoch(*epoch).seq(*seq);
+            }
+            Self::Confirm { epoch, token } => {
+                out.u8(17).epoch(*epoch).u64(*token);
+            }
+            Self::Confirmed { epoch, token } => {
+                out.u8(18).epoch(*epoch).u64(*token);
             }
             Self::WatermarkHere { epoch, region } => {
                 out.u8(11).epoch(*epoch).u32(*region);
@@ -385,8 +425,12 @@ impl<'a> Message<'a> {
         let mut reader = Reader::new(bytes, "message");
         let kind = reader.u8()?;
         let message = match kind {
-            0 => Self::Append { epoch: reader.epoch()?, append: Append::decode(&mut reader)? },
-            1 => Self::Report { applied: reader.seq()?, safe_point: reader.seq()? },
+            APPEND => Self::Append { epoch: reader.epoch()?, append: Append::decode(&mut reader)? },
+            1 => Self::Report {
+                applied: reader.seq()?,
+                safe_point: reader.seq()?,
+                answered: LocalId(reader.u64()?),
+            },
             2 => Self::Follow { from: reader.seq()? },
             3 => Self::AskTail { token: reader.u64()? },
             4 => Self::Tail { token: reader.u64()?, seq: reader.seq()? },
@@ -403,6 +447,8 @@ impl<'a> Message<'a> {
             16 => {
                 Self::StateAnswer { token: reader.u64()?, reply: StateReply::decode(&mut reader)? }
             }
+            17 => Self::Confirm { epoch: reader.epoch()?, token: reader.u64()? },
+            18 => Self::Confirmed { epoch: reader.epoch()?, token: reader.u64()? },
             6 | 7 | 9 | 12 | 13 => Self::parse_log(kind, &mut reader)?,
             other => {
                 return Err(DecodeError::Value { what: "message kind", value: u64::from(other) });

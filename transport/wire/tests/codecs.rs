@@ -87,7 +87,7 @@ fn samples() -> Vec<Message<'static>> {
                 payload: b"payload",
             },
         },
-        Message::Report { applied: SeqNum(3), safe_point: SeqNum(1) },
+        Message::Report { applied: SeqNum(3), safe_point: SeqNum(1), answered: LocalId(9) },
         Message::Follow { from: SeqNum(3) },
         Message::AskTail { token: 8 },
         Message::Tail { token: 8, seq: SeqNum(2) },
@@ -109,6 +109,8 @@ fn samples() -> Vec<Message<'static>> {
         Message::Seal { epoch: Epoch(4) },
         Message::Sealed { promised: Epoch(4), history, end: SeqNum(11) },
         Message::Durable { epoch: Epoch(4), seq: SeqNum(11) },
+        Message::Confirm { epoch: Epoch(4), token: 6 },
+        Message::Confirmed { epoch: Epoch(4), token: 6 },
         Message::WatermarkHere { epoch: Epoch(4), region: 7 },
         Message::ReadLog { token: 1, epoch: Epoch(4), raw: true, from: SeqNum(1), max_bytes: 9 },
         Message::LogChunk {
@@ -172,6 +174,25 @@ fn an_append_kept_for_resubmission_goes_to_another_epoch() {
             let at = APPEND_EPOCH_AT..APPEND_EPOCH_AT + 8;
             kept[at].copy_from_slice(&7u64.to_le_bytes());
             assert_eq!(Message::parse(&kept).unwrap(), Message::Append { epoch: Epoch(7), append });
+        }
+    }
+}
+
+#[test]
+fn an_append_is_viewed_as_it_was_sent() {
+    for message in samples() {
+        let bytes = message.to_bytes();
+        let Message::Append { epoch, append } = message else {
+            assert_eq!(append_view(&bytes), None);
+            continue;
+        };
+        let (view_epoch, view) = append_view(&bytes).unwrap().unwrap();
+        assert_eq!((view_epoch, view.local, view.floor), (epoch, append.local, append.floor));
+        assert_eq!(view.conditions().collect::<Vec<_>>(), append.conditions);
+        assert_eq!(view.tags().collect::<Vec<_>>(), append.tags);
+        assert_eq!(view.payload, append.payload);
+        for cut in 1..bytes.len() {
+            assert!(append_view(&bytes[..cut]).unwrap().is_err());
         }
     }
 }
