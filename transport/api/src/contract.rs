@@ -29,33 +29,31 @@ use crate::memory::Memory;
 ///
 /// Unique within an endpoint for its whole life: a slot and how often it has been used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId(u64);
+pub struct LaneId {
+    slot: u32,
+    generation: u32,
+}
 
 impl LaneId {
     /// The lane that is the `generation`th in `slot`.
     pub fn new(slot: u32, generation: u32) -> Self {
-        Self(u64::from(generation) << 32 | u64::from(slot))
+        Self { slot, generation }
     }
 
     /// The slot, dense from 0.
     pub fn slot(self) -> usize {
-        (self.0 & u64::from(u32::MAX)) as usize
+        self.slot as usize
     }
 
-    /// The number itself; `from_raw` is its inverse.
-    pub fn raw(self) -> u64 {
-        self.0
-    }
-
-    /// The lane with this number.
-    pub fn from_raw(raw: u64) -> Self {
-        Self(raw)
+    /// How often the slot was used before.
+    pub fn generation(self) -> u32 {
+        self.generation
     }
 }
 
 impl fmt::Display for LaneId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lane {}.{}", self.slot(), self.0 >> 32)
+        write!(f, "lane {}.{}", self.slot, self.generation)
     }
 }
 

@@ -47,26 +47,26 @@ impl<T> LaneMap<T> {
             self.slots.push(Slot { generation: 0, value: None });
         }
         if let Some(slot) = self.slots.get_mut(lane.slot()) {
-            *slot = Slot { generation: generation(lane), value: Some(value) };
+            *slot = Slot { generation: lane.generation(), value: Some(value) };
         }
     }
 
     /// The value of a lane.
     pub fn get(&self, lane: LaneId) -> Option<&T> {
         let slot = self.slots.get(lane.slot())?;
-        if slot.generation == generation(lane) { slot.value.as_ref() } else { None }
+        if slot.generation == lane.generation() { slot.value.as_ref() } else { None }
     }
 
     /// The value of a lane, to change it.
     pub fn get_mut(&mut self, lane: LaneId) -> Option<&mut T> {
         let slot = self.slots.get_mut(lane.slot())?;
-        if slot.generation == generation(lane) { slot.value.as_mut() } else { None }
+        if slot.generation == lane.generation() { slot.value.as_mut() } else { None }
     }
 
     /// Takes the value of a lane out; the lane is never given again.
     pub fn remove(&mut self, lane: LaneId) -> Option<T> {
         let slot = self.slots.get_mut(lane.slot())?;
-        if slot.generation != generation(lane) {
+        if slot.generation != lane.generation() {
             return None;
         }
         let value = slot.value.take()?;
@@ -101,10 +101,6 @@ impl<T> Default for LaneMap<T> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn generation(lane: LaneId) -> u32 {
-    (lane.raw() >> 32) as u32
 }
 
 #[cfg(test)]

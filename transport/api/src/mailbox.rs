@@ -150,14 +150,16 @@ pub struct RingWriter {
     epoch: u32,
     position: u64,
     consumed: u64,
+    max_message: usize,
 }
 
 impl RingWriter {
     /// The writer to an empty ring. `size` must be a ring size, see [`is_ring_size`].
     pub fn new(size: usize, epoch: u32) -> Self {
         assert!(is_ring_size(size));
+        let max_message = max_message_bytes(size);
         let size = size as u64;
-        Self { size, epoch, position: size, consumed: size }
+        Self { size, epoch, position: size, consumed: size, max_message }
     }
 
     /// Learns how far the receiver has come, as read from the credit word.
@@ -184,7 +186,7 @@ impl RingWriter {
     /// [`commit`](Self::commit).
     pub fn place(&self, parts: &[&[u8]]) -> Result<Placement, PlaceError> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        let limit = max_message_bytes(usize::try_from(self.size).unwrap_or(usize::MAX));
+        let limit = self.max_message;
         let too_long = PlaceError::TooLong { len, limit };
         if len > limit {
             return Err(too_long);
@@ -195,7 +197,8 @@ impl RingWriter {
         let (left, start) = self.start(len);
         let pad = (start != self.position && left >= HEADER_BYTES as u64).then(|| {
             let (position, epoch) = (self.position, self.epoch);
-            let len = (left - HEADER_BYTES as u64) as u32;
+            // Less than MAX_RING_BYTES, which a u32 holds.
+            let len = u32::try_from(left - HEADER_BYTES as u64).unwrap_or(u32::MAX);
             let header = Header { position, len, kind: PAD, epoch };
             (self.position % self.size, header.encode(header.crc()))
         });
@@ -242,6 +245,7 @@ pub struct RingReader {
     epoch: u32,
     position: u64,
     credited: u64,
+    max_message: usize,
     /// The copy that is checked and handed out.
     copy: Vec<u8>,
 }
@@ -250,8 +254,9 @@ impl RingReader {
     /// The reader of fresh, zeroed memory. `size` must be a ring size, see [`is_ring_size`].
     pub fn new(size: usize, epoch: u32) -> Self {
         assert!(is_ring_size(size));
+        let max_message = max_message_bytes(size);
         let size = size as u64;
-        Self { size, epoch, position: size, credited: size, copy: Vec::new() }
+        Self { size, epoch, position: size, credited: size, max_message, copy: Vec::new() }
     }
 
     /// Takes the next message, if it is whole. `settled` says that no write of the peer is under
@@ -309,7 +314,7 @@ impl RingReader {
         }
         match kind {
             PAD if header.crc() == crc && next - self.position == left => Look::Pad { next },
-            MESSAGE if len as usize <= max_message_bytes(self.size as usize) => {
+            MESSAGE if len as usize <= self.max_message => {
                 self.copy.resize(len as usize, 0);
                 let from = at + HEADER_BYTES as u64;
                 let whole = memory::copy_out(words, from, &mut self.copy).is_ok()
@@ -331,6 +336,6 @@ enum Look {
 
 /// The low and the high half of a word.
 fn halves(word: &AtomicU64) -> (u32, u32) {
-    let word = u64::from_le(word.load(Ordering::Acquire));
-    ((word & u64::from(u32::MAX)) as u32, (word >> 32) as u32)
+    let halves: [u32; 2] = bytemuck::cast(word.load(Ordering::Acquire));
+    (u32::from_le(halves[0]), u32::from_le(halves[1]))
 }

@@ -158,23 +158,23 @@ mod tests {
         #[test]
         fn copies_agree_with_a_byte_vector(
             size in 1usize..12,
-            writes in prop::collection::vec((0u64..100, prop::collection::vec(any::<u8>(), 0..40)), 0..12),
-            reads in prop::collection::vec((0u64..100, 0usize..40), 0..6),
+            writes in prop::collection::vec((0usize..100, prop::collection::vec(any::<u8>(), 0..40)), 0..12),
+            reads in prop::collection::vec((0usize..100, 0usize..40), 0..6),
         ) {
             let memory = HeapMemory::new(size * WORD);
             let mut model = vec![0u8; size * WORD];
             for (offset, bytes) in &writes {
-                let start = *offset as usize;
+                let start = *offset;
                 let fits = start + bytes.len() <= model.len();
-                prop_assert_eq!(copy_in(memory.words(), *offset, bytes).is_ok(), fits);
+                prop_assert_eq!(copy_in(memory.words(), start as u64, bytes).is_ok(), fits);
                 if fits {
                     model[start..start + bytes.len()].copy_from_slice(bytes);
                 }
             }
             for (offset, len) in reads {
-                let start = offset as usize;
+                let start = offset;
                 let mut got = Vec::new();
-                let done = append_out(memory.words(), offset, len, &mut got);
+                let done = append_out(memory.words(), start as u64, len, &mut got);
                 prop_assert_eq!(done.is_ok(), start + len <= model.len());
                 if done.is_ok() {
                     prop_assert_eq!(&got[..], &model[start..start + len]);

@@ -35,7 +35,8 @@ pub(super) fn encode(region: RegionId, epoch: u32, ring_bytes: usize, hello: &[u
     let mut bytes = Vec::with_capacity(FIXED_BYTES + hello.len() + CRC_BYTES);
     bytes.extend(MAGIC);
     bytes.extend(LANE_VERSION.to_le_bytes());
-    bytes.extend((hello.len() as u16).to_le_bytes());
+    // The endpoint admits no longer hello than MAX_HELLO_BYTES.
+    bytes.extend(u16::try_from(hello.len()).unwrap_or(u16::MAX).to_le_bytes());
     bytes.extend(region.0.to_le_bytes());
     bytes.extend(epoch.to_le_bytes());
     bytes.extend((ring_bytes as u64).to_le_bytes());
