@@ -1,0 +1,292 @@
+//! What a run leaves behind: a table on the terminal, one JSON object, one HTML page with plots,
+//! and a CSV with every slice.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::demo::{Outcome, Protocol};
+
+/// Where the figures came from.
+#[derive(Clone, Debug, Serialize)]
+pub struct Provenance {
+    /// Version of the program.
+    pub version: String,
+    /// Kernel and processors.
+    pub host: String,
+    /// How records and values travelled.
+    pub transport: String,
+    /// What an acknowledgement means.
+    pub durability: String,
+    /// Load of the mix and its length.
+    pub load: String,
+}
+
+/// Totals over the protocols that log.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+pub struct Verdict {
+    /// Lost effects.
+    pub lost: u64,
+    /// Doubled effects.
+    pub doubled: u64,
+    /// Contradicted replies.
+    pub contradicted: u64,
+    /// Damage found under `unlogged`, if it was run.
+    pub unlogged_damage: Option<u64>,
+}
+
+/// Sums up a run.
+#[must_use]
+pub fn verdict(outcomes: &[Outcome]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for outcome in outcomes {
+        let found = &outcome.findings;
+        if outcome.protocol.is_logged() {
+            verdict.lost += found.lost;
+            verdict.doubled += found.doubled;
+            verdict.contradicted += found.contradicted;
+        } else {
+            verdict.unlogged_damage = Some(found.lost + found.doubled + found.contradicted);
+        }
+    }
+    verdict
+}
+
+impl Verdict {
+    /// Whether the run shows what it is there to show: no damage where there is logging, and, where
+    /// there is none, damage (else the kills prove nothing).
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.lost == 0
+            && self.doubled == 0
+            && self.contradicted == 0
+            && self.unlogged_damage != Some(0)
+    }
+}
+
+/// The object that `--json` prints.
+#[must_use]
+pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
+    let protocols: serde_json::Map<String, Value> = outcomes
+        .iter()
+        .map(|outcome| {
+            let latency = outcome.latency().latency_us;
+            let value = json!({
+                "requests": outcome.requests,
+                "acknowledged": outcome.acknowledged,
+                "effects": outcome.findings.effects,
+                "kills": outcome.kills.total(),
+                "kills_by_role": outcome.kills,
+                "lost": outcome.findings.lost,
+                "doubled": outcome.findings.doubled,
+                "contradicted": outcome.findings.contradicted,
+                "p50_us": latency.value_at_quantile(0.5),
+                "p99_us": latency.value_at_quantile(0.99),
+                "appends_per_request": outcome.appends_per_request(),
+                "examples": outcome.findings.examples,
+            });
+            (outcome.protocol.name().to_owned(), value)
+        })
+        .collect();
+    json!({
+        "protocols": protocols,
+        "verdict": verdict(outcomes),
+        "provenance": provenance,
+    })
+}
+
+/// The table for a person.
+#[must_use]
+pub fn table(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "protocol        p50 µs   p99 µs  appends/req  reserved  effects  kills w/e/s   lost  doubled\n",
+    );
+    for outcome in outcomes {
+        let latency = outcome.latency().latency_us;
+        let kills = &outcome.kills;
+        let by_role = format!("{}/{}/{}", kills.workers, kills.engines, kills.storage);
+        // Writing to a String cannot fail.
+        writeln!(
+            text,
+            "{:<14} {:>7} {:>8} {:>12.2} {:>9} {:>8} {:>12} {:>6} {:>8}",
+            outcome.protocol.name(),
+            latency.value_at_quantile(0.5),
+            latency.value_at_quantile(0.99),
+            outcome.appends_per_request(),
+            outcome.acknowledged,
+            outcome.findings.effects,
+            by_role,
+            outcome.findings.lost,
+            outcome.findings.doubled,
+        )
+        .ok();
+    }
+    text
+}
+
+/// Writes `report.html`, `slices.csv` and `report.json` into `directory`, and returns the page.
+pub fn write(
+    directory: &Path,
+    outcomes: &[Outcome],
+    provenance: &Provenance,
+) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let page = directory.join("report.html");
+    std::fs::write(&page, html(outcomes, provenance))?;
+    std::fs::write(directory.join("slices.csv"), csv(outcomes))?;
+    let json = json(outcomes, provenance).to_string();
+    std::fs::write(directory.join("report.json"), json)?;
+    Ok(page)
+}
+
+fn csv(outcomes: &[Outcome]) -> String {
+    let mut text = String::from("protocol,slice,succeeded,failed,p50_us,p90_us,p99_us,max_us\n");
+    for outcome in outcomes {
+        for (index, slice) in outcome.slices.iter().enumerate() {
+            let at = |quantile| slice.latency_us.value_at_quantile(quantile);
+            writeln!(
+                text,
+                "{},{},{},{},{},{},{},{}",
+                outcome.protocol.name(),
+                index + 1,
+                slice.succeeded,
+                slice.failed,
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                slice.latency_us.max(),
+            )
+            .ok();
+        }
+    }
+    text
+}
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
+padding:0 1rem;color:#1c2733}table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;\
+border-bottom:1px solid #d8dee6;text-align:right}th:first-child,td:first-child{text-align:left}\
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}.good{color:#0a7d45}.bad{color:#b3261e}\
+svg{width:100%;height:auto}text{font:12px system-ui,sans-serif;fill:#4a5866}small{color:#5d6b7a}";
+
+const COLOURS: [(Protocol, &str); 4] = [
+    (Protocol::HalfmoonRead, "#2563eb"),
+    (Protocol::HalfmoonWrite, "#0a9396"),
+    (Protocol::Boki, "#d97706"),
+    (Protocol::Unlogged, "#8492a6"),
+];
+
+fn colour(protocol: Protocol) -> &'static str {
+    COLOURS.iter().find(|(of, _)| *of == protocol).map_or("#000", |(_, colour)| colour)
+}
+
+fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
+    let verdict = verdict(outcomes);
+    let class = if verdict.passes() { "good" } else { "bad" };
+    let mut rows = String::new();
+    for outcome in outcomes {
+        let latency = outcome.latency().latency_us;
+        let kills = &outcome.kills;
+        writeln!(
+            rows,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{}</td><td>{}</td>\
+             <td>{} / {} / {}</td><td>{}</td><td>{}</td></tr>",
+            outcome.protocol.name(),
+            latency.value_at_quantile(0.5),
+            latency.value_at_quantile(0.99),
+            outcome.appends_per_request(),
+            outcome.acknowledged,
+            outcome.findings.effects,
+            kills.workers,
+            kills.engines,
+            kills.storage,
+            outcome.findings.lost,
+            outcome.findings.doubled,
+        )
+        .ok();
+    }
+    let damage = verdict.unlogged_damage.map_or(String::new(), |damage| {
+        format!("<p>Without logging, the same kills left <b>{damage}</b> damaged effects.</p>")
+    });
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Halfmoon demo</title>\
+         <style>{STYLE}</style><h1>Travel reservations under four protocols</h1>\
+         <p class={class}><b>lost {}, doubled {}</b>, contradicted {} under the protocols that \
+         log.</p>{damage}<table><tr><th>protocol<th>p50 µs<th>p99 µs<th>appends / request\
+         <th>reserved<th>effects<th>kills: workers / engines / storage<th>lost<th>doubled</tr>\
+         {rows}</table><h2>Latency of the mix, from the scheduled start</h2>{}\
+         <p><small>{} · {} · transport {} · durability {} · {}</small></p></html>\n",
+        verdict.lost,
+        verdict.doubled,
+        verdict.contradicted,
+        plot(outcomes),
+        escape(&provenance.version),
+        escape(&provenance.host),
+        escape(&provenance.transport),
+        escape(&provenance.durability),
+        escape(&provenance.load),
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// Quantiles on the x axis, further apart towards the tail; latency on a logarithmic y axis.
+const QUANTILES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
+const WIDTH: f64 = 760.0;
+const HEIGHT: f64 = 320.0;
+const LEFT: f64 = 70.0;
+
+#[expect(clippy::cast_precision_loss, reason = "latencies in µs, for drawing")]
+fn plot(outcomes: &[Outcome]) -> String {
+    let histograms: Vec<(Protocol, Histogram<u64>)> =
+        outcomes.iter().map(|o| (o.protocol, o.latency().latency_us)).collect();
+    let values = || histograms.iter().flat_map(|(_, h)| QUANTILES.map(|q| h.value_at_quantile(q)));
+    let low = (values().min().unwrap_or(1).max(1) as f64).log10().floor();
+    let high = (values().max().unwrap_or(10).max(10) as f64).log10().ceil().max(low + 1.0);
+    let x = |index: usize| LEFT + index as f64 * (WIDTH - LEFT - 20.0) / 8.0;
+    let y = |us: f64| 20.0 + (high - us.max(1.0).log10()) / (high - low) * (HEIGHT - 60.0);
+    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>");
+    let mut decade = low;
+    while decade <= high {
+        let (us, at) = (10f64.powf(decade), y(10f64.powf(decade)));
+        write!(
+            svg,
+            "<line x1={LEFT} x2={WIDTH} y1={at:.1} y2={at:.1} stroke='#d8dee6'/>\
+             <text x={:.1} y={:.1} text-anchor=end>{us} µs</text>",
+            LEFT - 8.0,
+            at + 4.0,
+        )
+        .ok();
+        decade += 1.0;
+    }
+    for (index, quantile) in QUANTILES.iter().enumerate() {
+        let (at, label) = (x(index), format!("p{}", quantile * 100.0));
+        write!(svg, "<text x={at:.1} y={:.1} text-anchor=middle>{label}</text>", HEIGHT - 18.0)
+            .ok();
+    }
+    for (line, (protocol, histogram)) in histograms.iter().enumerate() {
+        let points: Vec<String> = QUANTILES
+            .iter()
+            .enumerate()
+            .map(|(index, q)| {
+                format!("{:.1},{:.1}", x(index), y(histogram.value_at_quantile(*q) as f64))
+            })
+            .collect();
+        let colour = colour(*protocol);
+        write!(
+            svg,
+            "<polyline points='{}' fill=none stroke='{colour}' stroke-width=2.5/>\
+             <text x={:.1} y={:.1} style='fill:{colour};font-weight:600'>{}</text>",
+            points.join(" "),
+            LEFT + 14.0,
+            34.0 + line as f64 * 17.0,
+            protocol.name(),
+        )
+        .ok();
+    }
+    svg + "</svg>"
+}
