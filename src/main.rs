@@ -1,2 +1,41 @@
-//! The `halfmoon` command.
-fn main() {}
+//! The `halfmoon` command: a cluster on one machine, its roles, and what users do with them.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod client;
+mod commands;
+mod layout;
+mod logging;
+mod roles;
+mod stop;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // An engine runs this binary as a function worker of the demo's application: a function binary
+    // like any other, told by its environment.
+    if halfmoon::is_worker() {
+        return halfmoon_bench::travel::app().serve();
+    }
+    let cli = cli::Cli::parse();
+    logging::start(cli.verbose, cli.command.logs_to_stderr());
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command goes to the person who ran it")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("halfmoon: {error:#}");
+}

@@ -6,4 +6,7 @@ pub mod audit;
 pub mod chaos;
 pub mod cluster;
 pub mod http;
+pub mod demo;
 pub mod load;
+pub mod report;
+pub mod travel;

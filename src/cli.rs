@@ -1,0 +1,257 @@
+//! The command line, as a person reads it with `--help`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Exactly-once stateful functions at the speed of the network and the disk.
+///
+/// Start with `halfmoon demo`, which shows a cluster losing nothing while its parts are killed; or
+/// with `halfmoon dev`, then `halfmoon deploy ./your-binary` and `halfmoon invoke NAME '{…}'`.
+#[derive(Debug, Parser)]
+#[command(name = "halfmoon", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// More log lines; twice for even more. `HALFMOON_LOG` sets a filter of its own.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the travel application under four protocols while parts of the cluster are killed, and
+    /// audit every effect.
+    Demo(Demo),
+    /// Run a whole cluster on this machine until Ctrl-C: one sequencer, three storage nodes, two
+    /// engines.
+    Dev(Dev),
+    /// Make the functions of a native binary available.
+    Deploy(Deploy),
+    /// Call a function and print its result.
+    Invoke(Invoke),
+    /// List the functions that can be called.
+    Functions(Target),
+    /// Show what the cluster's nodes are doing.
+    Status(Target),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Run one role of a cluster in the foreground (what `dev` starts as child processes).
+    Run(Run),
+}
+
+impl Command {
+    /// Whether log lines are what a person wants to see of this command.
+    pub(crate) const fn logs_to_stderr(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Dev(_))
+    }
+}
+
+/// How the cluster on this machine is laid out.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Machine {
+    /// Where all state is kept [default: $XDG_DATA_HOME/halfmoon/dev].
+    #[arg(long, env = "HALFMOON_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Engines; each serves HTTP and runs functions.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) engines: u32,
+
+    /// What an acknowledgement means: flushed on two of three disks, or merely in the memory of two
+    /// of three nodes (faster, and lost with the power).
+    #[arg(long, value_enum, default_value_t = Durability::Flush)]
+    pub(crate) durability: Durability,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// On two of three disks.
+    Flush,
+    /// In the memory of two of three nodes.
+    MemoryQuorum,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+
+    /// Port of the first engine's HTTP gateway; the others take the ports after it. 0: any free one.
+    #[arg(long, default_value_t = 8080, env = "HALFMOON_PORT")]
+    pub(crate) port: u16,
+
+    /// All roles as threads of this process: for debuggers and small machines.
+    #[arg(long)]
+    pub(crate) in_process: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where the report goes; the cluster's state lies beside it and is deleted at the end.
+    #[arg(long, default_value = "halfmoon-demo")]
+    pub(crate) output: PathBuf,
+
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Requests of the mix per second.
+    #[arg(long, default_value_t = 50.0)]
+    pub(crate) rate: f64,
+
+    /// Seconds per slice of the mix.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u64,
+
+    /// Slices of the mix per protocol.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) slices: u32,
+
+    /// Audited reservations per protocol.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) reservations: u32,
+
+    /// A tenth of everything: to see that it works.
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Only these protocols [default: all four].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) protocols: Vec<String>,
+}
+
+/// Which cluster to talk to.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Target {
+    /// Address of an engine's gateway, as host:port [default: found in the data directory].
+    #[arg(long, env = "HALFMOON_SERVER")]
+    pub(crate) server: Option<String>,
+
+    /// Data directory of a cluster on this machine [default: $XDG_DATA_HOME/halfmoon/dev].
+    #[arg(long, env = "HALFMOON_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The native executable, linked with the SDK.
+    pub(crate) binary: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// Functions are called as NAMESPACE.function, and tables belong to the namespace.
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+
+    /// Protocol of every table that does not choose its own: auto, halfmoon-read, halfmoon-write,
+    /// boki or unlogged.
+    #[arg(long)]
+    pub(crate) protocol: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invoke {
+    /// Name of the function.
+    pub(crate) function: String,
+
+    /// Its input; `-` reads standard input.
+    #[arg(default_value = "{}")]
+    pub(crate) input: String,
+
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// Calls with the same key are one call, however often they are sent.
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    /// Return at once with an id; `GET /v1/invocations/ID` tells how it ended.
+    #[arg(long = "async")]
+    pub(crate) asynchronous: bool,
+
+    /// Seconds to wait for the result.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Latency and rate of durable appends beside the floors of the same run.
+    Log(BenchLog),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLog {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seconds: u64,
+
+    /// Bytes of a record's payload; may be given several times.
+    #[arg(long, value_delimiter = ',', default_values_t = [256])]
+    pub(crate) size: Vec<usize>,
+
+    /// Appends in flight; may be given several times.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
+    pub(crate) depth: Vec<usize>,
+
+    /// What an acknowledgement means.
+    #[arg(long, value_enum, default_value_t = Durability::Flush)]
+    pub(crate) durability: Durability,
+
+    /// Where the cluster's state lies while it runs [default: a temporary directory here].
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// Orders appends.
+    Sequencer,
+    /// Persists the log and holds state.
+    Storage,
+    /// Runs functions and serves HTTP.
+    Engine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// What to run.
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleName,
+
+    /// This node's id, unique in the cluster.
+    #[arg(long)]
+    pub(crate) node: u32,
+
+    /// Where the node keeps its own state.
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+
+    /// Directory of the metadata store, shared by all nodes of the machine.
+    #[arg(long)]
+    pub(crate) meta: PathBuf,
+
+    /// Where lanes are accepted.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Where an engine's gateway listens.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) http: std::net::SocketAddr,
+
+    /// End when standard input does: a child process does not outlive its supervisor.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}

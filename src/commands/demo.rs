@@ -1,0 +1,167 @@
+//! `halfmoon demo`: the main job.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use halfmoon_bench::chaos::Plan;
+use halfmoon_bench::cluster::Gateways;
+use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
+use halfmoon_bench::report::{self, Provenance};
+
+use crate::cli::Demo;
+use crate::commands::show::print;
+use crate::layout::Layout;
+use crate::supervisor::{self, Supervisor};
+
+/// How long the cluster may take to come up.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
+    let options = options(&arguments)?;
+    let begin = Instant::now();
+    let json = arguments.json;
+    let say = move |line: String| say(begin, json, &line);
+    say("starting 1 sequencer, 3 storage nodes and 2 engines as processes of this machine".into());
+    say("under boki and unlogged, which have no transactions, a reservation is a write to the \
+         hotel and then one to the flight, and no two clients share a row"
+        .into());
+    let state = arguments.output.join("state");
+    remove(&state)?;
+    let layout = Layout::new(Some(state.clone()))?;
+    let meta = layout.found(halfmoon_meta::Durability::Flush)?;
+    let supervised = supervisor::Options { engines: 2, port: 0, verbose, log_files: true };
+    let supervisor = Supervisor::start(layout, meta, &supervised)?;
+    let gateways = Arc::new(Gateways::new(supervisor.cluster()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let binary = std::env::current_exe().context("cannot tell where this program lies")?;
+    let outcomes = runtime.block_on(async {
+        tokio::select! {
+            outcomes = async {
+                demo::wait_until_up(&gateways, UP_WITHIN).await?;
+                say(format!("the cluster is up after {:.2} s", begin.elapsed().as_secs_f64()));
+                demo::run(Arc::clone(&gateways), &binary, &options, &say).await
+            } => outcomes,
+            () = crate::stop::wait_for_signal() => Err(anyhow::anyhow!("interrupted")),
+        }
+    });
+    drop(runtime);
+    supervisor.stop();
+    let outcomes = outcomes.with_context(|| {
+        format!("the logs of all nodes are in {}/*/log", state.display())
+    })?;
+    let page = report::write(&arguments.output, &outcomes, &provenance(&options))?;
+    let passes = report::verdict(&outcomes).passes();
+    if passes {
+        remove(&state)?;
+    }
+    conclude(&outcomes, &arguments, &options, &page.display().to_string(), begin);
+    Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The last lines: the table, the damage without logging, the report's place, the verdict.
+fn conclude(
+    outcomes: &[Outcome],
+    arguments: &Demo,
+    options: &Options,
+    page: &str,
+    begin: Instant,
+) {
+    if arguments.json {
+        print(&report::json(outcomes, &provenance(options)).to_string());
+        return;
+    }
+    let verdict = report::verdict(outcomes);
+    print("");
+    print(report::table(outcomes).trim_end());
+    for example in outcomes
+        .iter()
+        .filter(|outcome| outcome.protocol.is_logged())
+        .flat_map(|outcome| &outcome.findings.examples)
+    {
+        print(&format!("  damaged: {example}"));
+    }
+    match verdict.unlogged_damage {
+        Some(0) => print(
+            "unlogged: NO damage was found, so these kills prove nothing; the run counts as failed",
+        ),
+        Some(damage) => print(&format!(
+            "unlogged: {damage} effects lost or doubled by the same kills: this is what logging is for"
+        )),
+        None => {}
+    }
+    print(&format!("report: {page} ({:.0} s)", begin.elapsed().as_secs_f64()));
+    print(&format!("lost {}, doubled {}", verdict.lost, verdict.doubled));
+}
+
+#[expect(clippy::print_stderr, reason = "progress, apart from what the command prints")]
+fn say(begin: Instant, json: bool, line: &str) {
+    let line = format!("[{:>5.1} s] {line}", begin.elapsed().as_secs_f64());
+    if json || std::io::stdout().is_terminal() {
+        eprintln!("{line}");
+    } else {
+        print(&line);
+    }
+}
+
+fn remove(directory: &std::path::Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+    }
+}
+
+fn options(arguments: &Demo) -> anyhow::Result<Options> {
+    let mut protocols = Vec::new();
+    for name in &arguments.protocols {
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+        protocols.push(protocol.with_context(|| {
+            format!("no protocol is called {name}; there are {}", Protocol::ALL.map(Protocol::name).join(", "))
+        })?);
+    }
+    if protocols.is_empty() {
+        protocols.extend(Protocol::ALL);
+    }
+    anyhow::ensure!(arguments.rate > 0.0, "--rate must be above 0");
+    let tenth = |n: u32| if arguments.quick { n.div_ceil(10) } else { n };
+    Ok(Options {
+        protocols,
+        slices: arguments.slices,
+        slice: if arguments.quick {
+            Duration::from_secs(1)
+        } else {
+            Duration::from_secs(arguments.seconds)
+        },
+        rate_per_s: arguments.rate,
+        reservations: tenth(arguments.reservations),
+        reservations_per_s: 40.0,
+        kills: Plan {
+            workers: tenth(20),
+            engines: if arguments.quick { 1 } else { 2 },
+            storage: 1,
+            pause: Duration::from_millis(900),
+        },
+    })
+}
+
+fn provenance(options: &Options) -> Provenance {
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Provenance {
+        version: format!("halfmoon {}", env!("CARGO_PKG_VERSION")),
+        host: format!("Linux {}, {cpus} processors, all roles on them", kernel.trim()),
+        transport: "tcp, loopback".into(),
+        durability: "flush: two of three before an acknowledgement".into(),
+        load: format!(
+            "mix at {} requests/s in slices of {} s, alternating; reservations at {}/s",
+            options.rate_per_s,
+            options.slice.as_secs(),
+            options.reservations_per_s
+        ),
+    }
+}

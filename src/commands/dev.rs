@@ -1,0 +1,82 @@
+//! `halfmoon dev`: a whole cluster on this machine.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halfmoon_bench::cluster::{Cluster, Gateways};
+use halfmoon_bench::demo::wait_until_up;
+
+use crate::cli::{Dev, Durability};
+use crate::commands::show::print;
+use crate::layout::Layout;
+use crate::supervisor::{Options, Supervisor};
+use crate::{roles, stop};
+
+/// How long the cluster may take to come up before that is reported as an error.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+impl From<Durability> for halfmoon_meta::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Flush => Self::Flush,
+            Durability::MemoryQuorum => Self::MemoryQuorum,
+        }
+    }
+}
+
+pub(crate) fn run(options: &Dev, verbose: u8) -> anyhow::Result<ExitCode> {
+    let begin = Instant::now();
+    let layout = Layout::new(options.machine.data_dir.clone())?;
+    let meta = layout.found(options.machine.durability.into())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if options.in_process {
+        let roles = roles::InProcess::start(&layout, meta, options.machine.engines, options.port)?;
+        runtime.block_on(serve(begin, roles.cluster(), &layout, options))?;
+        roles.stop()?;
+    } else {
+        let supervised = Options {
+            engines: options.machine.engines,
+            port: options.port,
+            verbose,
+            log_files: false,
+        };
+        let supervisor = Supervisor::start(layout.clone(), meta, &supervised)?;
+        runtime.block_on(serve(begin, supervisor.cluster(), &layout, options))?;
+        supervisor.stop();
+    }
+    print("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where the cluster is once it is up, and waits for the request to stop.
+async fn serve(
+    begin: Instant,
+    cluster: Arc<dyn Cluster>,
+    layout: &Layout,
+    options: &Dev,
+) -> anyhow::Result<()> {
+    let gateways = Gateways::new(cluster);
+    tokio::select! {
+        up = wait_until_up(&gateways, UP_WITHIN) => up?,
+        () = stop::wait_for_signal() => return Ok(()),
+    }
+    let engines = gateways.cluster().engines();
+    print(&format!(
+        "halfmoon is up after {:.2} s: 1 sequencer, 3 storage nodes, {engines} engines",
+        begin.elapsed().as_secs_f64()
+    ));
+    for engine in 0..engines {
+        if let Some(address) = gateways.cluster().gateway(engine) {
+            print(&format!("  engine {engine}: http://{address}"));
+        }
+    }
+    let durability = match options.machine.durability {
+        Durability::Flush => "flushed on two of three disks before it is acknowledged",
+        Durability::MemoryQuorum => "acknowledged from the memory of two of three nodes",
+    };
+    print(&format!("  state: {} ({durability})", layout.root().display()));
+    print("next: halfmoon deploy ./your-binary, then halfmoon invoke NAME '{…}'; Ctrl-C stops");
+    stop::wait_for_signal().await;
+    Ok(())
+}

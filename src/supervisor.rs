@@ -1,0 +1,292 @@
+//! Keeps the nodes of a cluster on one machine running as child processes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use halfmoon_bench::cluster::{Cluster, Part};
+use halfmoon_meta::{FileStore, nodes};
+use halfmoon_wire::{NodeId, Role};
+
+use crate::layout::{self, Layout};
+
+/// How often dead children are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A child that lived shorter than this is started again only after a pause.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// The pause, doubled for each short life in a row, up to 2⁶ of it.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Short lives in a row after which a node is given up.
+const SHORT_LIVES_MAX: u32 = 20;
+/// How long children may take to end in order before they are killed.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a child is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Kind {
+    Storage,
+    Sequencer,
+    Engine,
+}
+
+struct Node {
+    kind: Kind,
+    id: NodeId,
+    http: SocketAddr,
+    child: Option<Child>,
+    started: Instant,
+    not_before: Instant,
+    short_lives: u32,
+}
+
+struct Shared {
+    binary: PathBuf,
+    layout: Layout,
+    meta: FileStore,
+    verbose: u8,
+    log_files: bool,
+    nodes: Mutex<Nodes>,
+}
+
+struct Nodes {
+    by_id: BTreeMap<NodeId, Node>,
+    stopping: bool,
+}
+
+/// A cluster of child processes. Dropping it kills what is left of them.
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    watcher: Option<std::thread::JoinHandle<()>>,
+}
+
+/// How the children are to be run.
+pub(crate) struct Options {
+    pub(crate) engines: u32,
+    /// Port of the first engine; 0: any.
+    pub(crate) port: u16,
+    pub(crate) verbose: u8,
+    /// Children log to `NODE/log` instead of to this process's standard error.
+    pub(crate) log_files: bool,
+}
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Sequencer => "sequencer",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+impl Supervisor {
+    /// Starts all nodes; they find each other by the metadata store.
+    pub(crate) fn start(layout: Layout, meta: FileStore, options: &Options) -> anyhow::Result<Self> {
+        let binary = std::env::current_exe().context("cannot tell where this program lies")?;
+        let now = Instant::now();
+        let node = |kind, id, http| {
+            let child = None;
+            let node = Node { kind, id, http, child, started: now, not_before: now, short_lives: 0 };
+            (id, node)
+        };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut by_id: BTreeMap<_, _> =
+            layout::STORAGE.map(|id| node(Kind::Storage, id, any)).into();
+        by_id.extend([node(Kind::Sequencer, layout::SEQUENCER, any)]);
+        for index in 0..options.engines {
+            let port = match options.port {
+                0 => 0,
+                first => first
+                    .checked_add(u16::try_from(index).unwrap_or(u16::MAX))
+                    .context("the engines' ports do not fit below 65536; choose a lower --port")?,
+            };
+            let http = SocketAddr::from(([127, 0, 0, 1], port));
+            by_id.extend([node(Kind::Engine, layout::engine(index), http)]);
+        }
+        let shared = Arc::new(Shared {
+            binary,
+            layout,
+            meta,
+            verbose: options.verbose,
+            log_files: options.log_files,
+            nodes: Mutex::new(Nodes { by_id, stopping: false }),
+        });
+        let watched = Arc::clone(&shared);
+        let watcher = std::thread::Builder::new()
+            .name("supervisor".into())
+            .spawn(move || while watched.look() { std::thread::sleep(LOOK_EVERY) })?;
+        Ok(Self { shared, watcher: Some(watcher) })
+    }
+
+    /// The cluster, as benchmarks see it.
+    pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
+        Arc::clone(&self.shared) as Arc<dyn Cluster>
+    }
+
+    /// Asks every child to end, engines first, and waits for them.
+    pub(crate) fn stop(mut self) {
+        self.end(STOP_WITHIN);
+    }
+
+    fn end(&mut self, within: Duration) {
+        self.shared.lock().stopping = true;
+        if let Some(watcher) = self.watcher.take()
+            && watcher.join().is_err()
+        {
+            tracing::error!("the supervisor's thread ended by a panic");
+        }
+        let deadline = Instant::now() + within;
+        let mut nodes = self.shared.lock();
+        for kind in [Kind::Engine, Kind::Sequencer, Kind::Storage] {
+            let mut ending: Vec<&mut Child> = nodes
+                .by_id
+                .values_mut()
+                .filter(|node| node.kind == kind)
+                .filter_map(|node| node.child.as_mut())
+                .collect();
+            // A child that serves a supervisor ends when its standard input does.
+            for child in &mut ending {
+                drop(child.stdin.take());
+            }
+            for child in ending {
+                end_child(child, deadline);
+            }
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if self.watcher.is_some() {
+            self.end(Duration::ZERO);
+        }
+    }
+}
+
+/// Waits for a child that was asked to end, and kills it when it takes too long.
+fn end_child(child: &mut Child, deadline: Instant) {
+    while Instant::now() < deadline {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
+    tracing::warn!(pid = child.id(), "did not end in time, killing it");
+    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+        tracing::error!(%error, pid = child.id(), "cannot be killed");
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts what is not running. `false`: it is over.
+    fn look(&self) -> bool {
+        let mut nodes = self.lock();
+        if nodes.stopping {
+            return false;
+        }
+        for node in nodes.by_id.values_mut() {
+            if let Some(child) = &mut node.child {
+                match child.try_wait() {
+                    Ok(None) => continue,
+                    Ok(Some(status)) => node.ended(&status.to_string()),
+                    Err(error) => node.ended(&error.to_string()),
+                }
+            }
+            if Instant::now() >= node.not_before && node.short_lives < SHORT_LIVES_MAX {
+                match self.spawn(node) {
+                    Ok(child) => node.child = Some(child),
+                    Err(error) => node.ended(&format!("{error:#}")),
+                }
+            }
+        }
+        true
+    }
+
+    fn spawn(&self, node: &mut Node) -> anyhow::Result<Child> {
+        node.started = Instant::now();
+        let directory = self.layout.node(node.kind.name(), node.id);
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["run", "--role", node.kind.name(), "--until-stdin-ends"])
+            .args(["--node", &node.id.to_string(), "--http", &node.http.to_string()])
+            .arg("--data-dir")
+            .arg(&directory)
+            .arg("--meta")
+            .arg(self.layout.meta())
+            .args((0..self.verbose).map(|_| "--verbose"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        if self.log_files {
+            command.stderr(log_file(&directory)?);
+        }
+        command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))
+    }
+}
+
+fn log_file(directory: &Path) -> anyhow::Result<std::fs::File> {
+    let path = directory.join("log");
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Node {
+    fn ended(&mut self, how: &str) {
+        self.child = None;
+        if self.started.elapsed() < SHORT_LIFE {
+            self.short_lives += 1;
+        } else {
+            self.short_lives = 0;
+        }
+        let pause = if self.short_lives < 2 { Duration::ZERO } else { PAUSE };
+        self.not_before = Instant::now() + pause * 2u32.pow(self.short_lives.min(6));
+        let (kind, node) = (self.kind.name(), self.id);
+        if self.short_lives >= SHORT_LIVES_MAX {
+            tracing::error!("{kind} {node} ended ({how}) as soon as it was started, {SHORT_LIVES_MAX} times; given up");
+        } else {
+            tracing::warn!("{kind} {node} ended ({how}), starting it again");
+        }
+    }
+}
+
+impl Cluster for Shared {
+    fn engines(&self) -> usize {
+        self.lock().by_id.values().filter(|node| node.kind == Kind::Engine).count()
+    }
+
+    fn gateway(&self, engine: usize) -> Option<SocketAddr> {
+        let id = layout::engine(u32::try_from(engine).ok()?);
+        nodes::find(&self.meta, Role::Engine, id).ok()??.gateway
+    }
+
+    fn kill(&self, part: Part) -> anyhow::Result<()> {
+        let id = match part {
+            Part::Engine(index) => layout::engine(u32::try_from(index)?),
+            Part::Storage(index) => *layout::STORAGE.get(index).context("no such storage node")?,
+            Part::Sequencer => layout::SEQUENCER,
+        };
+        let mut nodes = self.lock();
+        let node = nodes.by_id.get_mut(&id).context("no such node")?;
+        node.child.as_mut().context("the node is not running")?.kill()?;
+        Ok(())
+    }
+
+    fn kill_process(&self, pid: u32) -> bool {
+        let Ok(pid) = i32::try_from(pid) else { return false };
+        rustix::process::Pid::from_raw(pid).is_some_and(|pid| {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
+        })
+    }
+}
