@@ -1,0 +1,526 @@
+//! The transport.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use halfmoon_reactor::{Done, Op, SharedReactor, UserId};
+use halfmoon_transport::contract::{MAX_GREETING_BYTES, MAX_WRITE_BYTES};
+use halfmoon_transport::lanes::LaneMap;
+use halfmoon_transport::memory;
+use halfmoon_transport::regions::{Regions, Target};
+use halfmoon_transport::{
+    Access, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence, PostError,
+    RegionId, RemoteSpan, Source, Token, Transport,
+};
+use rustix::net::sockopt;
+
+use crate::frame::{HEADER_BYTES, Header, Kind};
+use crate::lane::{Body, LARGE_BYTES, Lane, QUEUE_BYTES, RECEIVE_BYTES, Segment, Stage};
+
+/// Lanes at once; see [`LaneMap`].
+const LANES_MAX: usize = halfmoon_transport::lanes::MAX_LANES;
+
+/// What a completion belongs to: the token is the lane's number, or this for the listener.
+const LISTENER: u64 = u64::MAX;
+
+/// One-sided writes over TCP connections, on a reactor that may be shared.
+pub struct Tcp {
+    reactor: SharedReactor,
+    user: UserId,
+    listener: Option<Arc<OwnedFd>>,
+    lanes: LaneMap<Lane>,
+    regions: Regions,
+    occurrences: Vec<Occurrence>,
+}
+
+impl Tcp {
+    /// A transport without lanes.
+    #[must_use]
+    pub fn new(reactor: SharedReactor) -> Self {
+        let user = reactor.borrow_mut().register();
+        Self {
+            reactor,
+            user,
+            listener: None,
+            lanes: LaneMap::new(),
+            regions: Regions::new(),
+            occurrences: Vec::new(),
+        }
+    }
+
+    fn start(&self, token: u64, op: Op) {
+        self.reactor.borrow_mut().start(self.user, token, op);
+    }
+
+    fn add(&mut self, socket: OwnedFd, stage: Stage) -> Option<LaneId> {
+        // Without it a small write waits for the ack of the one before.
+        sockopt::set_tcp_nodelay(&socket, true).ok();
+        self.lanes.add(Lane::new(Arc::new(socket), stage))
+    }
+
+    fn done(&mut self, done: Done) {
+        if done.token == LISTENER {
+            return self.accept();
+        }
+        let lane = LaneId::from_raw(done.token);
+        match done.op {
+            Op::Writable(_) => self.connected(lane),
+            Op::Recv { buffer, .. } => self.received(lane, buffer, done.result),
+            Op::RecvMemory { .. } => self.received_body(lane, done.result),
+            Op::Send { buffer, from, .. } => {
+                self.sent(lane, Segment::Bytes { buffer, from }, done.result);
+            }
+            Op::SendMemory { memory, offset, len, .. } => {
+                self.sent(lane, Segment::Memory { memory, offset, len }, done.result);
+            }
+            Op::Readable(_) | Op::Write { .. } | Op::Read { .. } => {}
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = self.listener.clone() else { return };
+        loop {
+            match rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC) {
+                Ok(socket) => match self.add(socket, Stage::Greeting) {
+                    Some(lane) => {
+                        self.occurrences.push(Occurrence::Incoming { lane });
+                        self.receive(lane);
+                    }
+                    None => tracing::warn!("all {LANES_MAX} lanes are in use, a peer is refused"),
+                },
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    break;
+                }
+            }
+        }
+        self.start(LISTENER, Op::Readable(listener));
+    }
+
+    fn connected(&mut self, lane: LaneId) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        match sockopt::socket_error(&found.socket) {
+            Ok(Ok(())) => {
+                // The ring waits by itself on a socket that blocks; one that does not would have
+                // every receive come back at once.
+                rustix::io::ioctl_fionbio(&found.socket, false).ok();
+                found.stage = Stage::Greeting;
+                self.receive(lane);
+            }
+            Ok(Err(error)) | Err(error) => {
+                let kind = io::Error::from(error).kind();
+                self.down(lane, DownReason::Unreachable(kind));
+            }
+        }
+    }
+
+    /// Has the reactor receive more, unless it is at it.
+    fn receive(&mut self, lane: LaneId) {
+        let Some(found) = self.lanes.get_mut(lane).filter(|found| !found.receiving) else { return };
+        found.receiving = true;
+        let socket = Arc::clone(&found.socket);
+        let op = match &found.body {
+            Some(Body { memory: Some(memory), header, done }) => Op::RecvMemory {
+                socket,
+                memory: Arc::clone(memory),
+                offset: usize::try_from(header.offset).unwrap_or(usize::MAX).saturating_add(*done),
+                len: header.len as usize - done,
+            },
+            Some(Body { memory: None, .. }) | None => {
+                // The buffer is kept between receives: what was not taken apart stays in front.
+                let mut buffer = std::mem::take(&mut found.inbox);
+                buffer.drain(..found.taken);
+                found.taken = 0;
+                let kept = buffer.len();
+                if kept == 0 {
+                    buffer.resize(RECEIVE_BYTES, 0);
+                    Op::Recv { socket, buffer }
+                } else {
+                    found.inbox = buffer;
+                    Op::Recv { socket, buffer: vec![0; RECEIVE_BYTES] }
+                }
+            }
+        };
+        self.start(lane.raw(), op);
+    }
+
+    fn received(&mut self, lane: LaneId, mut buffer: Vec<u8>, result: io::Result<usize>) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        found.receiving = false;
+        match result {
+            Ok(0) => self.down(lane, DownReason::PeerClosed),
+            Ok(count) => {
+                buffer.truncate(count);
+                if found.rest().is_empty() {
+                    found.inbox = buffer;
+                    found.taken = 0;
+                } else {
+                    found.inbox.extend_from_slice(&buffer);
+                }
+                if self.take_apart(lane).is_some() {
+                    self.receive(lane);
+                }
+            }
+            Err(error) if is_transient(&error) => self.receive(lane),
+            Err(error) => self.down(lane, lost(&error)),
+        }
+    }
+
+    fn received_body(&mut self, lane: LaneId, result: io::Result<usize>) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        found.receiving = false;
+        match result {
+            Ok(0) => return self.down(lane, DownReason::PeerClosed),
+            Ok(count) => {
+                if let Some(body) = &mut found.body {
+                    body.done += count;
+                    if body.done >= body.header.len as usize {
+                        found.owed_acks += u64::from(body.header.kind == Kind::Signalled);
+                        found.body = None;
+                    }
+                }
+            }
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return self.down(lane, lost(&error)),
+        }
+        self.receive(lane);
+    }
+
+    /// Applies all whole frames; `None` when the lane has gone down by it.
+    fn take_apart(&mut self, lane: LaneId) -> Option<()> {
+        loop {
+            let found = self.lanes.get_mut(lane)?;
+            if let Some(body) = &mut found.body {
+                // What is here of a body that began in an earlier receive.
+                let here = &found.inbox[found.taken..];
+                let count = here.len().min(body.header.len as usize - body.done);
+                if let Some(memory) = &body.memory {
+                    let at = body.header.offset + body.done as u64;
+                    memory::copy_in(memory.words(), at, &here[..count]).ok()?;
+                }
+                body.done += count;
+                found.taken += count;
+                if body.done < body.header.len as usize {
+                    return Some(());
+                }
+                found.owed_acks += u64::from(body.header.kind == Kind::Signalled);
+                found.body = None;
+            }
+            let Some(head) = found.rest().first_chunk::<HEADER_BYTES>() else { return Some(()) };
+            let (stage, header) = (found.stage, Header::parse(head));
+            let Some(header) = header else {
+                self.down(lane, not_a_frame(stage));
+                return None;
+            };
+            match self.frame(lane, header) {
+                Ok(true) => {}
+                Ok(false) => return Some(()),
+                Err(reason) => {
+                    self.down(lane, reason);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Applies one frame. `false`: it is not whole yet.
+    fn frame(&mut self, lane: LaneId, header: Header) -> Result<bool, DownReason> {
+        let Some(found) = self.lanes.get_mut(lane) else { return Ok(false) };
+        let len = header.len as usize;
+        let begin = found.taken + HEADER_BYTES;
+        let whole = found.inbox.len() - begin >= len;
+        match (header.kind, found.stage) {
+            (Kind::Greeting, Stage::Greeting) => {
+                if len > MAX_GREETING_BYTES {
+                    return Err(DownReason::NotHalfmoon);
+                }
+                if !whole {
+                    return Ok(false);
+                }
+                let greeting = found.inbox[begin..begin + len].to_vec();
+                found.stage = Stage::Up;
+                found.taken = begin + len;
+                self.occurrences.push(Occurrence::Greeted { lane, greeting });
+            }
+            (Kind::Ack, Stage::Up) => {
+                found.taken = begin;
+                for _ in 0..header.offset {
+                    let token = found.out.tokens.pop_front().ok_or(DownReason::Corrupt)?;
+                    self.occurrences.push(Occurrence::Completed { lane, token });
+                }
+            }
+            (Kind::Write | Kind::Signalled, Stage::Up) => {
+                return self.write_here(lane, header, whole);
+            }
+            (_, stage) => return Err(not_a_frame(stage)),
+        }
+        Ok(true)
+    }
+
+    /// Applies a write of the peer. `false`: its body is not here yet.
+    fn write_here(
+        &mut self,
+        lane: LaneId,
+        header: Header,
+        whole: bool,
+    ) -> Result<bool, DownReason> {
+        let len = header.len as usize;
+        if len > MAX_WRITE_BYTES {
+            return Err(DownReason::Corrupt);
+        }
+        let to = RemoteSpan { region: RegionId(header.region), offset: header.offset };
+        let memory = match self.regions.target(lane, to, len) {
+            Target::Memory(memory) => Some(memory),
+            Target::Withdrawn => None,
+            Target::Forbidden => return Err(DownReason::OutOfBounds),
+        };
+        let Some(found) = self.lanes.get_mut(lane) else { return Ok(false) };
+        let begin = found.taken + HEADER_BYTES;
+        if whole {
+            if let Some(memory) = memory {
+                let body = &found.inbox[begin..begin + len];
+                memory::copy_in(memory.words(), header.offset, body)
+                    .map_err(|_| DownReason::OutOfBounds)?;
+            }
+            found.taken = begin + len;
+            found.owed_acks += u64::from(header.kind == Kind::Signalled);
+            return Ok(true);
+        }
+        if len < LARGE_BYTES && memory.is_some() {
+            return Ok(false);
+        }
+        let body = Body { header, memory: memory.cloned(), done: 0 };
+        found.taken = begin;
+        found.body = Some(body);
+        Ok(true)
+    }
+
+    fn sent(&mut self, lane: LaneId, segment: Segment, result: io::Result<usize>) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        match result {
+            Ok(sent) => found.out.left(segment, sent),
+            Err(error) if is_transient(&error) => found.out.left(segment, 0),
+            Err(error) => return self.down(lane, lost(&error)),
+        }
+        self.send_next(lane);
+    }
+
+    fn send_next(&mut self, lane: LaneId) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        if found.stage == Stage::Connecting {
+            return;
+        }
+        let socket = Arc::clone(&found.socket);
+        let op = match found.out.next() {
+            Some(Segment::Bytes { buffer, from }) => Op::Send { socket, buffer, from },
+            Some(Segment::Memory { memory, offset, len }) => {
+                Op::SendMemory { socket, memory, offset, len }
+            }
+            None => {
+                if !found.out.sending
+                    && let Some(reason) = found.closing.take()
+                {
+                    self.down(lane, reason);
+                }
+                return;
+            }
+        };
+        self.start(lane.raw(), op);
+    }
+
+    fn down(&mut self, lane: LaneId, reason: DownReason) {
+        if let Some(gone) = self.lanes.remove(lane) {
+            // Ends what the reactor still does on the socket, which it keeps open.
+            rustix::net::shutdown(&gone.socket, rustix::net::Shutdown::Both).ok();
+            self.regions.withdraw_lane(lane);
+            let reason = gone.closing.unwrap_or(reason);
+            self.occurrences.push(Occurrence::Down { lane, reason });
+        }
+    }
+}
+
+impl Transport for Tcp {
+    fn listen(&mut self, address: &str) -> Result<String, ListenError> {
+        let named = || address.to_owned();
+        let parsed: SocketAddr =
+            address.parse().map_err(|_| ListenError::BadAddress { address: named() })?;
+        let listener = TcpListener::bind(parsed).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                ListenError::InUse { address: named() }
+            } else {
+                ListenError::Io { address: named(), source }
+            }
+        })?;
+        let refused = |source| ListenError::Io { address: named(), source };
+        listener.set_nonblocking(true).map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        let listener = Arc::new(OwnedFd::from(listener));
+        self.listener = Some(Arc::clone(&listener));
+        self.start(LISTENER, Op::Readable(listener));
+        Ok(bound.to_string())
+    }
+
+    fn dial(&mut self, address: &str) -> Result<LaneId, DialError> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+        let named = || address.to_owned();
+        let parsed: SocketAddr =
+            address.parse().map_err(|_| DialError::BadAddress { address: named() })?;
+        let refused =
+            |error: rustix::io::Errno| DialError::Io { address: named(), source: error.into() };
+        let family = if parsed.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(refused)?;
+        // A refusal that is known at once is told like one that comes later.
+        let refusal = match connect(&socket, &parsed) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => None,
+            Err(error) => Some(io::Error::from(error).kind()),
+        };
+        let lane = self
+            .add(socket, Stage::Connecting)
+            .ok_or(DialError::TooManyLanes { limit: LANES_MAX })?;
+        match refusal {
+            Some(kind) => self.down(lane, DownReason::Unreachable(kind)),
+            None => {
+                if let Some(found) = self.lanes.get(lane) {
+                    self.start(lane.raw(), Op::Writable(Arc::clone(&found.socket)));
+                }
+            }
+        }
+        Ok(lane)
+    }
+
+    fn greet(&mut self, lane: LaneId, greeting: &[u8]) {
+        if let Some(found) = self.lanes.get_mut(lane) {
+            let len = u32::try_from(greeting.len()).unwrap_or(u32::MAX);
+            let header = Header { kind: Kind::Greeting, region: 0, offset: 0, len };
+            found.out.push(header, &[greeting]);
+        }
+    }
+
+    fn close(&mut self, lane: LaneId, reason: DownReason) {
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        if found.stage == Stage::Connecting {
+            return self.down(lane, reason);
+        }
+        found.closing = Some(reason);
+        self.send_next(lane);
+    }
+
+    fn expose(&mut self, memory: Arc<dyn Memory>, access: Access) -> Result<RegionId, ExposeError> {
+        if let Access::Lane(lane) = access
+            && self.lanes.get(lane).is_none()
+        {
+            return Err(ExposeError::Dead);
+        }
+        self.regions.expose(memory, access)
+    }
+
+    fn withdraw(&mut self, region: RegionId) {
+        self.regions.withdraw(region);
+    }
+
+    fn post_write(
+        &mut self,
+        lane: LaneId,
+        to: RemoteSpan,
+        source: Source<'_>,
+        token: Option<Token>,
+    ) -> Result<(), PostError> {
+        let found = self.lanes.get_mut(lane).ok_or(PostError::Dead)?;
+        if found.stage != Stage::Up || found.closing.is_some() {
+            return Err(PostError::Dead);
+        }
+        if found.out.queued > QUEUE_BYTES {
+            return Err(PostError::Full);
+        }
+        let len = source.len();
+        if len > MAX_WRITE_BYTES {
+            return Err(PostError::BadSource);
+        }
+        let kind = if token.is_some() { Kind::Signalled } else { Kind::Write };
+        let len_u32 = u32::try_from(len).map_err(|_| PostError::BadSource)?;
+        let header = Header { kind, region: to.region.0, offset: to.offset, len: len_u32 };
+        match source {
+            Source::Bytes { head, parts, tail } => {
+                found.out.push(header, &[head]);
+                for part in parts {
+                    found.out.push_raw(part);
+                }
+                found.out.push_raw(tail);
+            }
+            Source::Memory { memory, offset, len } => {
+                let at =
+                    memory::check(memory.words(), offset, len).map_err(|_| PostError::BadSource)?;
+                found.out.push(header, &[]);
+                found.out.push_memory(memory, at, len);
+            }
+        }
+        found.out.tokens.extend(token);
+        Ok(())
+    }
+
+    fn has_room(&self, lane: LaneId) -> bool {
+        self.lanes.get(lane).is_some_and(|found| {
+            found.stage == Stage::Up && found.closing.is_none() && found.out.queued <= QUEUE_BYTES
+        })
+    }
+
+    fn settled(&self, lane: LaneId) -> bool {
+        self.lanes.get(lane).is_none_or(|found| found.body.is_none())
+    }
+
+    fn flush(&mut self) {
+        for slot in 0..self.lanes.slots() {
+            let Some(lane) = self.lanes.lane_at(slot) else { continue };
+            if let Some(found) = self.lanes.get_mut(lane)
+                && found.owed_acks > 0
+            {
+                let count = std::mem::take(&mut found.owed_acks);
+                found.out.push(Header { kind: Kind::Ack, region: 0, offset: count, len: 0 }, &[]);
+            }
+            self.send_next(lane);
+        }
+    }
+
+    fn poll(&mut self, occurrences: &mut Vec<Occurrence>) {
+        loop {
+            let done = self.reactor.borrow_mut().take(self.user);
+            let Some(done) = done else { break };
+            self.done(done);
+        }
+        occurrences.append(&mut self.occurrences);
+    }
+}
+
+impl Drop for Tcp {
+    /// Peers learn at once, whatever the reactor still holds of the sockets.
+    fn drop(&mut self) {
+        for (_, lane) in self.lanes.iter() {
+            rustix::net::shutdown(&lane.socket, rustix::net::Shutdown::Both).ok();
+        }
+    }
+}
+
+/// Whether trying again is right: the operation itself had no effect.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+fn lost(error: &io::Error) -> DownReason {
+    if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
+        DownReason::PeerClosed
+    } else {
+        DownReason::Lost(error.kind())
+    }
+}
+
+fn not_a_frame(stage: Stage) -> DownReason {
+    match stage {
+        Stage::Connecting | Stage::Greeting => DownReason::NotHalfmoon,
+        Stage::Up => DownReason::Corrupt,
+    }
+}
