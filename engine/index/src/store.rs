@@ -107,6 +107,7 @@ impl Store {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests run on 64 bits")]
 mod tests {
     use super::*;
     use halfmoon_wire::{Epoch, NewRecord, Origin, RecordKind};

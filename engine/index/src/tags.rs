@@ -154,6 +154,7 @@ impl TagIndex {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests run on 64 bits")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
