@@ -49,6 +49,17 @@ impl LaneId {
     pub fn generation(self) -> u32 {
         self.generation
     }
+
+    /// Slot and generation as one number, for completions that carry one; `from_raw` is its
+    /// inverse.
+    pub fn raw(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// The lane with this number.
+    pub fn from_raw(raw: u64) -> Self {
+        Self { slot: raw as u32, generation: (raw >> 32) as u32 }
+    }
 }
 
 impl fmt::Display for LaneId {
