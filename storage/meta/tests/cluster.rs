@@ -1,5 +1,7 @@
 //! The typed parts, on the file store.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 
 use halfmoon_meta::cluster::{self, PENDING_SETS_MAX};

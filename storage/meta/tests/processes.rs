@@ -1,5 +1,7 @@
 //! Several processes on one store: this test binary starts itself again as the others.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
