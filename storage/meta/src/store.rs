@@ -70,8 +70,8 @@ impl Expected {
 ///   call and its return. A read returns the latest value, not a cached one.
 /// - **Durable before seen.** A value that anybody was shown survives loss of power. So a change
 ///   that is not yet durable is not shown to readers either.
-/// - **Unknown is not failed.** A change that may or may not have taken effect (a lost connection, a
-///   failed sync after the rename) is [`CasError::Unknown`]; the caller reads again to find out.
+/// - **Unknown is not failed.** A change that may or may not have taken effect (a lost connection,
+///   a failed sync after the rename) is [`CasError::Unknown`]; the caller reads again to find out.
 ///   Every other error of a change means that nothing was changed.
 /// - **Bounded.** Every call returns within a time limit of the implementation. Keys, values and
 ///   their number are within [`KEY_MAX_BYTES`], [`VALUE_MAX_BYTES`] and [`ENTRIES_MAX`].
