@@ -1,5 +1,6 @@
 //! Documents that must agree with the tree.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
@@ -9,6 +10,8 @@ use super::{TextFile, Violation};
 
 /// The commands that the README must show, as they are typed.
 const README_COMMANDS: &[&str] = &["cargo run --release -- demo", "cargo xtask test"];
+
+const DEPENDENCIES: &str = "docs/decisions/0002-dependencies.md";
 
 const HEADER: &str = "ffi/c/include/halfmoon.h";
 
@@ -29,6 +32,9 @@ pub(super) fn check(metadata: &Value, files: &[TextFile]) -> anyhow::Result<Vec<
             violations.push(Violation::new("README.md", 0, format!("`{command}` is missing")));
         }
     }
+    if let Some(page) = find(DEPENDENCIES) {
+        violations.extend(dependencies(metadata, page)?);
+    }
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         violations.extend(links(file));
     }
@@ -40,6 +46,24 @@ pub(super) fn check(metadata: &Value, files: &[TextFile]) -> anyhow::Result<Vec<
         violations.extend(exports(header, files));
     }
     Ok(violations)
+}
+
+/// Dependencies without a line that says why, and lines about none.
+fn dependencies(metadata: &Value, page: &TextFile) -> anyhow::Result<Vec<Violation>> {
+    let ours: BTreeSet<&str> = members(metadata)?.filter_map(|p| p["name"].as_str()).collect();
+    let used: BTreeSet<&str> = members(metadata)?
+        .flat_map(|package| package["dependencies"].as_array().into_iter().flatten())
+        .filter_map(|dependency| dependency["name"].as_str())
+        .filter(|name| !ours.contains(name))
+        .collect();
+    let listed: BTreeSet<&str> = page
+        .text
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0))
+        .collect();
+    let missing = used.difference(&listed).map(|name| format!("dependency `{name}` is not in it"));
+    let unused = listed.difference(&used).map(|name| format!("no package depends on `{name}`"));
+    Ok(missing.chain(unused).map(|what| Violation::new(DEPENDENCIES, 0, what)).collect())
 }
 
 /// Links to files that are not there.

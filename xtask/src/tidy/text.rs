@@ -1,36 +1,58 @@
 //! Words that do not belong into the tree.
 
+use super::source::is_test_file;
 use super::{TextFile, Violation};
 
 /// A text that must not occur, spelled in two parts so that this file passes its own check.
 struct Banned {
     parts: (&'static str, &'static str),
-    /// Only in Rust sources.
-    rust_only: bool,
+    scope: Scope,
     why: &'static str,
 }
 
-const fn banned(parts: (&'static str, &'static str), rust_only: bool, why: &'static str) -> Banned {
-    Banned { parts, rust_only, why }
+/// Where a text is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// In every file.
+    All,
+    /// In Rust sources.
+    Rust,
+    /// In Rust sources other than tests, whose lints depend on how they are built.
+    Code,
+}
+
+impl Scope {
+    fn covers(self, path: &str) -> bool {
+        let rust = path.ends_with(".rs");
+        match self {
+            Self::All => true,
+            Self::Rust => rust,
+            Self::Code => rust && !is_test_file(path) && !path.contains("/examples/"),
+        }
+    }
+}
+
+const fn banned(parts: (&'static str, &'static str), scope: Scope, why: &'static str) -> Banned {
+    Banned { parts, scope, why }
 }
 
 const UNFINISHED: &str = "unfinished work; do it, or decide against it in docs/decisions";
 const OUTSIDE: &str = "speaks of a place outside the repository";
 
 const BANNED: &[Banned] = &[
-    banned(("TO", "DO"), false, UNFINISHED),
-    banned(("FIX", "ME"), false, UNFINISHED),
-    banned(("X", "XX"), false, UNFINISHED),
-    banned(("todo", "!("), true, UNFINISHED),
-    banned(("unimplemented", "!("), true, UNFINISHED),
-    banned(("#[ign", "ore"), true, "a test that cannot run says so when it runs"),
-    banned(("#[all", "ow("), true, "#[expect(…, reason = \"…\")] instead"),
-    banned(("#![all", "ow("), true, "#![expect(…, reason = \"…\")] instead"),
-    banned(("Box<dyn Er", "ror"), true, "an error enum of the operation instead"),
-    banned(("../sha", "red"), false, OUTSIDE),
-    banned(("/wo", "rk/"), false, OUTSIDE),
-    banned(("/hom", "e/"), false, OUTSIDE),
-    banned(("static.crates", ".io"), false, OUTSIDE),
+    banned(("TO", "DO"), Scope::All, UNFINISHED),
+    banned(("FIX", "ME"), Scope::All, UNFINISHED),
+    banned(("X", "XX"), Scope::All, UNFINISHED),
+    banned(("todo", "!("), Scope::Rust, UNFINISHED),
+    banned(("unimplemented", "!("), Scope::Rust, UNFINISHED),
+    banned(("#[ign", "ore"), Scope::Rust, "a test that cannot run says so when it runs"),
+    banned(("#[all", "ow("), Scope::Code, "#[expect(…, reason = \"…\")] instead"),
+    banned(("#![all", "ow("), Scope::Code, "#![expect(…, reason = \"…\")] instead"),
+    banned(("Box<dyn Er", "ror"), Scope::Rust, "an error enum of the operation instead"),
+    banned(("../sha", "red"), Scope::All, OUTSIDE),
+    banned(("/wo", "rk/"), Scope::All, OUTSIDE),
+    banned(("/hom", "e/"), Scope::All, OUTSIDE),
+    banned(("static.crates", ".io"), Scope::All, OUTSIDE),
 ];
 
 /// Files whose text is not ours.
@@ -40,9 +62,8 @@ pub(super) fn check(file: &TextFile) -> Vec<Violation> {
     if FOREIGN.contains(&file.path.as_str()) {
         return vec![];
     }
-    let rust = file.path.ends_with(".rs");
     let mut violations = Vec::new();
-    for banned in BANNED.iter().filter(|banned| rust || !banned.rust_only) {
+    for banned in BANNED.iter().filter(|banned| banned.scope.covers(&file.path)) {
         let needle = [banned.parts.0, banned.parts.1].concat();
         for (index, line) in file.text.lines().enumerate() {
             if contains_word(line, &needle) {
