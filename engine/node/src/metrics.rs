@@ -1,0 +1,140 @@
+//! Counters of one engine, and how they are shown.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+macro_rules! counters {
+    ($($name:ident: $kind:literal $help:literal;)*) => {
+        /// Counters and gauges. Written by the hot thread, read by the gateway's.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: AtomicU64,)*
+            latency: Histogram,
+        }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        pub struct Snapshot {
+            $(#[doc = $help] pub $name: u64,)*
+        }
+
+        impl Metrics {
+            /// The counters now; each is exact, all of them are not of one instant.
+            #[must_use]
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+
+            /// In the text format of Prometheus.
+            #[must_use]
+            pub fn to_prometheus(&self) -> String {
+                let mut text = String::new();
+                $(
+                    let name = concat!("halfmoon_", stringify!($name));
+                    let value = self.$name.load(Ordering::Relaxed);
+                    line(&mut text, name, $kind, $help, value);
+                )*
+                self.latency.print(&mut text);
+                text
+            }
+        }
+    };
+}
+
+counters! {
+    requests_total: "counter" "Requests to run a function.";
+    requests_refused_total: "counter" "Requests refused for want of room.";
+    roots_finished_total: "counter" "Roots that ended with a result or an error of the function.";
+    roots_failed_total: "counter" "Of these, with an error of the function.";
+    roots_parked_total: "counter" "Roots given up after too many attempts.";
+    roots_taken_over_total: "counter" "Roots inherited from evicted engines.";
+    roots_unfinished: "gauge" "Roots that run, wait or are parked here.";
+    attempts_total: "counter" "Attempts of roots.";
+    calls_total: "counter" "Calls between functions.";
+    appends_init_total: "counter" "Init records appended alone.";
+    appends_step_total: "counter" "Steps appended, fences left out.";
+    appends_fence_total: "counter" "Fences appended.";
+    appends_finish_total: "counter" "Finish records appended.";
+    appends_conflict_total: "counter" "Appends that lost to another record.";
+    reads_total: "counter" "Reads of objects by functions.";
+    writes_total: "counter" "Writes of objects by functions.";
+    workers: "gauge" "Worker processes.";
+    workers_busy: "gauge" "Worker processes that run an invocation.";
+    workers_started_total: "counter" "Worker processes started.";
+    workers_killed_total: "counter" "Worker processes killed for breaking a rule or a deadline.";
+    workers_died_total: "counter" "Worker processes that ended by themselves or by others.";
+    queue_waiting: "gauge" "Invocations that wait for a worker.";
+    applied_seqnum: "gauge" "The log is applied up to here.";
+}
+
+/// Upper bounds of the latency buckets, in µs.
+const BOUNDS_US: [u64; 16] = [
+    100, 200, 300, 500, 750, 1_000, 1_500, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000,
+    2_500_000, 30_000_000,
+];
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Metrics {
+    /// A request was answered with a result after this long.
+    pub fn answered(&self, after: Duration) {
+        let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_US.partition_point(|bound| *bound < us);
+        self.latency.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.latency.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn line(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    // Writing to a string does not fail.
+    let _ok = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+}
+
+impl Histogram {
+    fn print(&self, text: &mut String) {
+        let name = "halfmoon_request_seconds";
+        let mut total = 0;
+        let _ok = writeln!(text, "# HELP {name} Time to a result, at the gateway.");
+        let _ok = writeln!(text, "# TYPE {name} histogram");
+        for (bucket, bound) in self.buckets.iter().zip(BOUNDS_US) {
+            total += bucket.load(Ordering::Relaxed);
+            let (whole, rest) = (bound / 1_000_000, bound % 1_000_000);
+            let _ok = writeln!(text, "{name}_bucket{{le=\"{whole}.{rest:06}\"}} {total}");
+        }
+        total += self.buckets[BOUNDS_US.len()].load(Ordering::Relaxed);
+        let sum = self.sum_us.load(Ordering::Relaxed);
+        let (whole, rest) = (sum / 1_000_000, sum % 1_000_000);
+        let _ok = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {total}");
+        let _ok = writeln!(text, "{name}_sum {whole}.{rest:06}\n{name}_count {total}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_and_latencies_are_shown() {
+        let metrics = Metrics::default();
+        count(&metrics.requests_total);
+        metrics.answered(Duration::from_micros(250));
+        metrics.answered(Duration::from_secs(60));
+        let text = metrics.to_prometheus();
+        assert!(text.contains("\nhalfmoon_requests_total 1\n"), "{text}");
+        assert!(text.contains("halfmoon_request_seconds_bucket{le=\"0.000200\"} 0\n"), "{text}");
+        assert!(text.contains("halfmoon_request_seconds_bucket{le=\"0.000300\"} 1\n"), "{text}");
+        assert!(text.contains("halfmoon_request_seconds_bucket{le=\"+Inf\"} 2\n"), "{text}");
+        assert!(text.contains("halfmoon_request_seconds_sum 60.000250\n"), "{text}");
+        assert_eq!(metrics.snapshot().requests_total, 1);
+    }
+}
