@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -159,6 +159,11 @@ fn function_id(function: &FunctionName) -> String {
 }
 
 async fn body(request: Request) -> Result<Bytes, Problem> {
+    // Told at once, not after the bytes have come.
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|len| len.to_str().ok());
+    if announced.and_then(|len| len.parse().ok()).is_some_and(|len: usize| len > INPUT_MAX_BYTES) {
+        return Err(too_large());
+    }
     let read = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, &()));
     match read.await {
         Ok(Ok(bytes)) => Ok(bytes),
@@ -173,11 +178,15 @@ async fn body(request: Request) -> Result<Bytes, Problem> {
 
 fn body_problem(rejection: &BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let limit = format!("the body has more than {INPUT_MAX_BYTES} bytes");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", limit)
-            .hint("write large data to a table and pass its key");
+        return too_large();
     }
     Problem::bad(rejection.body_text())
+}
+
+fn too_large() -> Problem {
+    let limit = format!("the body has more than {INPUT_MAX_BYTES} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", limit)
+        .hint("write large data to a table and pass its key")
 }
 
 async fn functions(State(context): State<Context>) -> Response {
