@@ -1,0 +1,256 @@
+//! File systems that can lose power.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::run::{has, target};
+
+/// Size of a volume in bytes.
+const VOLUME_BYTES: u64 = 512 << 20;
+/// How long a device may take to appear or to go.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How a volume loses power.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The file system is shut down: what it had not written yet is gone. It cannot show a missing
+    /// flush of direct writes to blocks that exist already.
+    FileSystem,
+    /// The disk has a cache and is killed: what it was not told to flush is gone.
+    Device,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FileSystem => "file system shutdown",
+            Self::Device => "device with a write-back cache",
+        })
+    }
+}
+
+impl Way {
+    /// Why it cannot be had on this machine.
+    pub(super) fn missing(self) -> Option<String> {
+        let (programs, packages): (&[&str], &str) = match self {
+            Self::FileSystem => {
+                (&["mkfs.ext4", "mount", "python3"], "e2fsprogs, mount and python3-minimal")
+            }
+            Self::Device => (
+                &["mkfs.ext4", "mount", "nbdkit", "nbdfuse"],
+                "e2fsprogs, mount, nbdkit, libnbd-bin and fuse3",
+            ),
+        };
+        if let Some(program) = programs.iter().find(|program| !has(program)) {
+            return Some(format!("no {program} here; install {packages}"));
+        }
+        if !is_root() {
+            return Some("mounting needs root".to_owned());
+        }
+        let devices: &[&str] = match self {
+            Self::FileSystem => &["/dev/loop-control"],
+            Self::Device => &["/dev/loop-control", "/dev/fuse"],
+        };
+        let device = devices.iter().find(|device| !Path::new(device).exists())?;
+        Some(format!("no {device} here; the kernel or the container lacks it"))
+    }
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// A process, with all its children, that dies when the power goes.
+pub(super) struct Victim {
+    child: Child,
+}
+
+impl Victim {
+    /// Starts it in a process group of its own, so that its children can be killed with it.
+    pub(super) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+        Ok(Self { child })
+    }
+
+    pub(super) fn output(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.child.id());
+        // When it has ended by itself there is nobody to kill, and that is fine.
+        let _gone =
+            Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+        let _status = self.child.wait();
+    }
+}
+
+/// A mounted file system on a file.
+pub(super) struct Volume {
+    way: Way,
+    folder: PathBuf,
+    mounted: bool,
+    disk: Option<Disk>,
+}
+
+/// The processes of a disk with a cache.
+struct Disk {
+    server: Child,
+    fuse: Child,
+    mount: PathBuf,
+}
+
+impl Volume {
+    /// Makes an empty file system and mounts it.
+    pub(super) fn create(way: Way) -> anyhow::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = target().join(format!("power-{}-{number}", std::process::id()));
+        let mut volume = Self { way, folder, mounted: false, disk: None };
+        fs::create_dir_all(volume.data())?;
+        File::create(volume.image())?.set_len(VOLUME_BYTES)?;
+        call(Command::new("mkfs.ext4").arg("-q").arg(volume.image()))?;
+        volume.restore()?;
+        Ok(volume)
+    }
+
+    /// Where it is mounted.
+    pub(super) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.join("image")
+    }
+
+    /// Takes the power away from the volume, and then from who writes to it. What the victim was
+    /// told in between it was told rightly.
+    pub(super) fn lose_power(&mut self, victim: Victim) -> anyhow::Result<()> {
+        match self.way {
+            Way::FileSystem => shut_down(&self.data())?,
+            Way::Device => {
+                if let Some(disk) = &mut self.disk {
+                    disk.server.kill()?;
+                    disk.server.wait()?;
+                }
+            }
+        }
+        drop(victim);
+        self.unmount()
+    }
+
+    /// Brings the power back: mounts the file system, which recovers its journal.
+    pub(super) fn restore(&mut self) -> anyhow::Result<()> {
+        let device = match self.way {
+            Way::FileSystem => self.image(),
+            Way::Device => {
+                let disk = Disk::start(&self.folder, &self.image())?;
+                let device = disk.mount.join("disk");
+                self.disk = Some(disk);
+                device
+            }
+        };
+        call(Command::new("mount").args(["-o", "loop"]).arg(device).arg(self.data()))?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> anyhow::Result<()> {
+        if self.mounted {
+            call(Command::new("umount").arg(self.data()))?;
+            self.mounted = false;
+        }
+        self.disk.take().map_or(Ok(()), Disk::stop)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        match self.unmount() {
+            // What stays mounted must not be deleted through the mount.
+            Err(error) => println!("{}: {error:#}; left as it is", self.folder.display()),
+            Ok(()) => {
+                let _leftover = fs::remove_dir_all(&self.folder);
+            }
+        }
+    }
+}
+
+impl Disk {
+    fn start(folder: &Path, image: &Path) -> anyhow::Result<Self> {
+        let socket = folder.join("socket");
+        let mount = folder.join("disk");
+        fs::create_dir_all(&mount)?;
+        let _stale = fs::remove_file(&socket);
+        let server = Command::new("nbdkit")
+            .args(["--foreground", "--exit-with-parent", "--unix"])
+            .arg(&socket)
+            .args(["--filter=cache", "file"])
+            .arg(image)
+            .arg("cache=writeback")
+            .stdin(Stdio::null())
+            .spawn()?;
+        wait_until("nbdkit listens", || socket.exists())?;
+        let fuse = Command::new("nbdfuse")
+            .arg(mount.join("disk"))
+            .arg("--unix")
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let disk = Self { server, fuse, mount };
+        let file = disk.mount.join("disk");
+        wait_until("nbdfuse shows the disk", || {
+            fs::metadata(&file).is_ok_and(|file| file.len() == VOLUME_BYTES)
+        })?;
+        Ok(disk)
+    }
+
+    fn stop(mut self) -> anyhow::Result<()> {
+        call(Command::new("umount").arg("--lazy").arg(&self.mount))?;
+        // Whoever has ended by itself cannot be killed, and need not be.
+        for child in [&mut self.fuse, &mut self.server] {
+            let _ended = child.kill();
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+/// Shuts the file system down without writing its journal. The standard library has no `ioctl`, and
+/// this package no unsafe code.
+fn shut_down(mount: &Path) -> anyhow::Result<()> {
+    let script = "import fcntl, os, struct, sys\n\
+                  FS_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587d, 2\n\
+                  at = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  fcntl.ioctl(at, FS_IOC_SHUTDOWN, struct.pack('I', NOLOGFLUSH))\n";
+    call(Command::new("python3").arg("-c").arg(script).arg(mount))
+}
+
+fn call(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {program}"))?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program}: {}", why.trim());
+    Ok(())
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !done() {
+        anyhow::ensure!(began.elapsed() < WAIT_MAX, "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
