@@ -1,0 +1,75 @@
+//! SIGKILL to everything, at any moment.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Dev, HALFMOON, Scratch, Shared, block_on};
+
+/// How often everything is killed.
+const ROUNDS: u64 = 10;
+/// Requests on their way at once.
+const CLIENTS: usize = 4;
+
+/// Sends keyed requests until the cluster is gone; notes which were acknowledged.
+async fn load(dev: &Dev, round: u64, acknowledged: Shared<BTreeSet<String>>) {
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let acknowledged = Arc::clone(&acknowledged);
+        clients.push(async move {
+            for number in 0u64.. {
+                let id = format!("{round}-{client}-{number}");
+                match dev.invoke("order", &json!({ "id": id }), Some(&id)).await {
+                    Ok(reply) if reply.status == 200 => {
+                        acknowledged.lock().unwrap().insert(id);
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+    }
+    let [a, b, c, d]: [_; CLIENTS] = clients.try_into().unwrap_or_else(|_| unreachable!());
+    tokio::join!(a, b, c, d);
+}
+
+#[test]
+fn nothing_acknowledged_is_missing_after_everything_is_killed_ten_times() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let acknowledged: Shared<BTreeSet<String>> = Arc::new(Mutex::new(BTreeSet::new()));
+    for round in 0..ROUNDS {
+        let dev = Dev::start(&data);
+        if round == 0 {
+            dev.deploy(HALFMOON);
+        }
+        block_on(async {
+            check(&dev, &acknowledged).await;
+            // The moment of the kill differs from round to round.
+            let moment = Duration::from_millis(200 + round * 137 % 500);
+            tokio::select! {
+                () = load(&dev, round, Arc::clone(&acknowledged)) => {}
+                () = tokio::time::sleep(moment) => {}
+            }
+        });
+        dev.kill_everything();
+    }
+    let dev = Dev::start(&data);
+    block_on(check(&dev, &acknowledged));
+    let count = acknowledged.lock().unwrap().len();
+    assert!(count > 50, "only {count} requests were acknowledged: that proves little");
+    println!("{count} acknowledged over {ROUNDS} kills of everything, all there, each once");
+}
+
+/// Every acknowledged order was processed, and once.
+async fn check(dev: &Dev, acknowledged: &Shared<BTreeSet<String>>) {
+    let ids: Vec<String> = acknowledged.lock().unwrap().iter().cloned().collect();
+    for ids in ids.chunks(100) {
+        let found: Value = dev.result("inspect", &json!({ "ids": ids }), None).await;
+        for id in ids {
+            assert_eq!(found["orders"][id], json!(1), "order {id}");
+        }
+    }
+}

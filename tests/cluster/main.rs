@@ -1,0 +1,13 @@
+//! Tests against clusters of real processes.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod bad_input;
+mod crash;
+mod everyday;
+mod support;
