@@ -1,0 +1,208 @@
+//! Durable appends: latency when idle, latency and rate at several depths and sizes, beside the
+//! floors measured in the same run.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use halfmoon_client::{AppendRequest, Appended, Driver, Executor, Log};
+use halfmoon_reactor::{Options as ReactorOptions, Reactor, SharedReactor};
+use halfmoon_tcp::Tcp;
+use halfmoon_wire::{SeqNum, Tag};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::load::histogram;
+
+/// Rounds of each floor.
+const FLOOR_ROUNDS: usize = 2000;
+/// Idle appends are this far apart, on the schedule: enough for each to find everything asleep.
+const IDLE_EVERY: Duration = Duration::from_millis(4);
+/// The tag that all records of the benchmark carry.
+const TAG: Tag = Tag(0xbe4c);
+/// Longest wait for the log to come up.
+const UP_WITHIN: Duration = Duration::from_secs(30);
+
+/// The floors: what one delay and one flush cost on this machine, now.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Floors {
+    /// One-way delay of a small message, p50.
+    pub d_us: f64,
+    /// One durable 4 KiB write by three writers at once, the second of the three, p50.
+    pub f_us: f64,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    /// Appends in flight.
+    pub depth: usize,
+    /// Bytes of the payload.
+    pub size_bytes: usize,
+    /// Appends that were acknowledged per second.
+    pub rate_per_s: f64,
+    /// Latency, p50.
+    pub p50_us: u64,
+    /// Latency, p99.
+    pub p99_us: u64,
+}
+
+/// Measures D and F on an idle machine.
+pub fn floors(dir: &Path) -> anyhow::Result<Floors> {
+    let delays = halfmoon_tcp::floor::one_way_delays(FLOOR_ROUNDS, ReactorOptions::default())?;
+    let writes = halfmoon_reactor::floor::durable_writes(dir, 3, FLOOR_ROUNDS / 4)?;
+    let second = writes.into_iter().filter_map(|round| round.get(1).copied()).collect();
+    Ok(Floors { d_us: median_us(delays), f_us: median_us(second) })
+}
+
+fn median_us(mut samples: Vec<Duration>) -> f64 {
+    samples.sort_unstable();
+    samples.get(samples.len() / 2).map_or(0.0, |median| median.as_secs_f64() * 1e6)
+}
+
+/// A client of a cluster's log, with the thread that drives it.
+pub struct LogBench {
+    reactor: SharedReactor,
+    driver: Driver<Tcp>,
+    begin: Instant,
+}
+
+impl LogBench {
+    /// Joins the log; `open` makes the driver on the reactor's transport.
+    pub fn join(
+        open: impl FnOnce(Tcp, u64) -> anyhow::Result<Driver<Tcp>>,
+    ) -> anyhow::Result<Self> {
+        let reactor = Reactor::shared(ReactorOptions::default())?;
+        let begin = Instant::now();
+        let driver = open(Tcp::new(reactor.clone()), 0)?;
+        let mut bench = Self { reactor, driver, begin };
+        let log = bench.driver.log();
+        let probe = async move { append(&log, &[0; 16]).await };
+        bench.run(UP_WITHIN, probe)?.context("the log did not take a first append")?;
+        Ok(bench)
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Drives everything until the future ends.
+    fn run<T: 'static>(
+        &mut self,
+        within: Duration,
+        future: impl Future<Output = T> + 'static,
+    ) -> anyhow::Result<T> {
+        let result = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&result);
+        let task = async move {
+            let value = future.await;
+            *slot.borrow_mut() = Some(value);
+        };
+        self.driver.executor().spawn(task).map_err(|_| anyhow::anyhow!("too many tasks"))?;
+        let end = Instant::now() + within;
+        loop {
+            let pace = self.driver.turn(self.now_ns());
+            if let Some(value) = result.borrow_mut().take() {
+                return Ok(value);
+            }
+            anyhow::ensure!(Instant::now() < end, "no end within {within:?}: is the log up?");
+            let rest = pace.wake_at_ns.map_or(Duration::from_millis(100), |at| {
+                Duration::from_nanos(at.saturating_sub(self.now_ns()))
+            });
+            let rest = if pace.busy { Duration::ZERO } else { rest };
+            self.reactor.borrow_mut().wait(rest)?;
+        }
+    }
+
+    /// Appends one at a time on a schedule, slowly: the latency of an idle log, counted from the
+    /// scheduled start.
+    pub fn idle(&mut self, size_bytes: usize, lasting: Duration) -> anyhow::Result<Point> {
+        let (log, executor) = (self.driver.log(), self.driver.executor());
+        let begin = self.begin;
+        let task = async move {
+            let mut latency = histogram();
+            let payload = vec![7; size_bytes];
+            let first = executor.now_ns();
+            let every = u64::try_from(IDLE_EVERY.as_nanos()).unwrap_or(u64::MAX);
+            let last = first + u64::try_from(lasting.as_nanos()).unwrap_or(u64::MAX);
+            let mut due = first;
+            while due < last {
+                executor.sleep_until(due).await;
+                let late = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                // A sleep that ends late is the timer's doing, not the log's, while the log is idle.
+                let start = due.max(late);
+                append(&log, &payload).await?;
+                let end = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                latency.saturating_record((end - start) / 1000);
+                due += every;
+            }
+            anyhow::Ok(latency)
+        };
+        let latency = self.run(lasting * 4 + UP_WITHIN, task)??;
+        Ok(point(1, size_bytes, &latency, lasting))
+    }
+
+    /// Keeps `depth` appends in flight: the highest rate, and the latency at it.
+    pub fn peak(
+        &mut self,
+        depth: usize,
+        size_bytes: usize,
+        lasting: Duration,
+    ) -> anyhow::Result<Point> {
+        let latency = Rc::new(RefCell::new(histogram()));
+        let end = Instant::now() + lasting;
+        let (log, executor) = (self.driver.log(), self.driver.executor());
+        let noted = Rc::clone(&latency);
+        let started = Instant::now();
+        let task = async move {
+            let mut lanes = Vec::with_capacity(depth);
+            for _ in 0..depth {
+                let (log, noted) = (log.clone(), Rc::clone(&noted));
+                let lane = async move {
+                    let payload = vec![7; size_bytes];
+                    while Instant::now() < end {
+                        let begin = Instant::now();
+                        append(&log, &payload).await?;
+                        let us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+                        noted.borrow_mut().saturating_record(us);
+                    }
+                    anyhow::Ok(())
+                };
+                lanes.push(executor.spawn(lane).map_err(|_| anyhow::anyhow!("too many tasks"))?);
+            }
+            for lane in lanes {
+                lane.await.map_err(|_| anyhow::anyhow!("a task was aborted"))??;
+            }
+            anyhow::Ok(())
+        };
+        self.run(lasting * 2 + UP_WITHIN, task)??;
+        let measured = point(depth, size_bytes, &latency.borrow(), started.elapsed());
+        Ok(measured)
+    }
+}
+
+fn point(depth: usize, size_bytes: usize, latency: &Histogram<u64>, lasting: Duration) -> Point {
+    #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53, for a rate")]
+    let rate_per_s = latency.len() as f64 / lasting.as_secs_f64();
+    Point {
+        depth,
+        size_bytes,
+        rate_per_s,
+        p50_us: latency.value_at_quantile(0.5),
+        p99_us: latency.value_at_quantile(0.99),
+    }
+}
+
+async fn append(log: &Log, payload: &[u8]) -> anyhow::Result<SeqNum> {
+    let request =
+        AppendRequest { floor: SeqNum::MAX, conditions: &[], tags: &[TAG], payload };
+    match log.append(&request).await? {
+        Appended::At(seq) => Ok(seq),
+        other => anyhow::bail!("an unconditional append was refused: {other:?}"),
+    }
+}
+
+/// Runs of the executor that a benchmark needs.
+pub type Tasks = Executor;
