@@ -31,6 +31,11 @@ struct Waiting {
 }
 
 impl Poll {
+    /// How many operations have not been taken.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.waiting.len() + self.ended.len()
+    }
+
     /// Starts an operation. Those on files are carried out at once: `poll` cannot wait for a disk.
     pub(crate) fn start(&mut self, user: u32, token: u64, mut op: Op) {
         match &mut op {

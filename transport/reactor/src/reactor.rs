@@ -73,6 +73,9 @@ pub struct Reactor {
 /// The user that watches the waker.
 const SELF: u32 = 0;
 
+/// Most operations that are worked on at once; what is started beyond is done with an error.
+pub const MAX_IN_FLIGHT: usize = 1 << 14;
+
 impl Backend {
     /// In words, for a person.
     #[must_use]
@@ -151,38 +154,60 @@ impl Reactor {
         self.enter(None)
     }
 
-    /// Like `turn`, but when there is nothing to take, sleeps until there is, at most so long.
+    /// Like `turn`, but when there is nothing to take, sleeps until there is, or a [`Waker`] is
+    /// used, at most so long. One system call, or none.
     pub fn wait(&mut self, at_most: Duration) -> Result<(), ReactorError> {
-        self.enter(None)?;
-        if self.waiting > 0 || at_most.is_zero() {
+        // A wake-up ends this wait also if it came before, and whatever else this wait notices.
+        if self.waker.take() || self.waiting > 0 || at_most.is_zero() {
+            return self.enter(None);
+        }
+        if !self.spin.is_zero() && self.spin_for(self.spin.min(at_most))? {
             return Ok(());
         }
-        if !self.spin.is_zero() {
-            let end = Instant::now() + self.spin.min(at_most);
-            while Instant::now() < end {
-                std::hint::spin_loop();
-                self.enter(None)?;
-                if self.waiting > 0 {
-                    return Ok(());
-                }
+        let allowed = self.waker.prepare_sleep();
+        let done = self.enter(allowed.then_some(at_most));
+        self.waker.slept();
+        self.waker.take();
+        done
+    }
+
+    /// Looks for completions without sleeping; returns whether there is something to do.
+    fn spin_for(&mut self, time: Duration) -> Result<bool, ReactorError> {
+        let end = Instant::now() + time;
+        loop {
+            self.enter(None)?;
+            if self.waker.take() || self.waiting > 0 {
+                return Ok(true);
             }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
         }
-        self.enter(Some(at_most))
     }
 
     fn start_for(&mut self, user: u32, token: u64, op: Op) {
-        if !op.is_sound() {
-            let result = Err(io::ErrorKind::InvalidInput.into());
-            self.ended(user, Done { token, op, result });
+        let refusal = if !op.is_sound() {
+            Some(io::ErrorKind::InvalidInput)
+        } else if self.in_flight() >= MAX_IN_FLIGHT {
+            Some(io::ErrorKind::ResourceBusy)
+        } else {
+            None
+        };
+        if let Some(kind) = refusal {
+            self.ended(user, Done { token, op, result: Err(kind.into()) });
             return;
         }
         match &mut self.engine {
-            Engine::Uring(ring) => {
-                if let Err(error) = ring.start(user, token, op) {
-                    tracing::error!(%error, "an operation cannot be handed to the kernel");
-                }
-            }
+            Engine::Uring(ring) => ring.start(user, token, op),
             Engine::Poll(poll) => poll.start(user, token, op),
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        match &self.engine {
+            Engine::Uring(ring) => ring.in_flight(),
+            Engine::Poll(poll) => poll.in_flight(),
         }
     }
 
@@ -213,7 +238,7 @@ impl Reactor {
             }
         }
         if woken {
-            self.waker.reset();
+            self.waker.empty();
             self.watch_waker();
         }
         Ok(())
@@ -237,3 +262,6 @@ pub fn open_direct(path: &Path, create: bool) -> io::Result<(File, bool)> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
