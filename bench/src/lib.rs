@@ -8,5 +8,6 @@ pub mod cluster;
 pub mod http;
 pub mod demo;
 pub mod load;
+pub mod log;
 pub mod report;
 pub mod travel;

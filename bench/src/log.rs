@@ -4,13 +4,15 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use halfmoon_client::{AppendRequest, Appended, Driver, Executor, Log};
+use halfmoon_client::{AppendRequest, Appended, Driver, Log, MetaDirectory, Options};
+use halfmoon_meta::{FileStore, cluster, nodes};
 use halfmoon_reactor::{Options as ReactorOptions, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
-use halfmoon_wire::{SeqNum, Tag};
+use halfmoon_wire::{NodeId, Role, SeqNum, Tag};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -65,19 +67,21 @@ fn median_us(mut samples: Vec<Duration>) -> f64 {
 /// A client of a cluster's log, with the thread that drives it.
 pub struct LogBench {
     reactor: SharedReactor,
-    driver: Driver<Tcp>,
+    driver: Driver<Tcp, MetaDirectory>,
     begin: Instant,
 }
 
 impl LogBench {
-    /// Joins the log; `open` makes the driver on the reactor's transport.
-    pub fn join(
-        open: impl FnOnce(Tcp, u64) -> anyhow::Result<Driver<Tcp>>,
-    ) -> anyhow::Result<Self> {
+    /// Joins the log of the cluster that `meta` describes, as the engine `node`.
+    pub fn join(meta: FileStore, node: NodeId) -> anyhow::Result<Self> {
         let reactor = Reactor::shared(ReactorOptions::default())?;
-        let begin = Instant::now();
-        let driver = open(Tcp::new(reactor.clone()), 0)?;
-        let mut bench = Self { reactor, driver, begin };
+        let cluster = cluster::read(&meta)?.id();
+        let incarnation = nodes::next_incarnation(&meta, node)?;
+        let waker = reactor.borrow().waker();
+        let directory = MetaDirectory::new(Arc::new(meta), waker)?;
+        let options = Options::new(cluster, Role::Engine, node, incarnation);
+        let driver = Driver::new(Tcp::new(reactor.clone()), directory, &options, 0);
+        let mut bench = Self { reactor, driver, begin: Instant::now() };
         let log = bench.driver.log();
         let probe = async move { append(&log, &[0; 16]).await };
         bench.run(UP_WITHIN, probe)?.context("the log did not take a first append")?;
@@ -203,6 +207,3 @@ async fn append(log: &Log, payload: &[u8]) -> anyhow::Result<SeqNum> {
         other => anyhow::bail!("an unconditional append was refused: {other:?}"),
     }
 }
-
-/// Runs of the executor that a benchmark needs.
-pub type Tasks = Executor;
