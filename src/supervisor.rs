@@ -254,7 +254,10 @@ impl Node {
         self.not_before = Instant::now() + pause * 2u32.pow(self.short_lives.min(6));
         let (kind, node) = (self.kind.name(), self.id);
         if self.short_lives >= SHORT_LIVES_MAX {
-            tracing::error!("{kind} {node} ended ({how}) as soon as it was started, {SHORT_LIVES_MAX} times; given up");
+            tracing::error!(
+                "{kind} {node} ended ({how}) as soon as it was started, {SHORT_LIVES_MAX} times; \
+                 given up"
+            );
         } else {
             tracing::warn!("{kind} {node} ended ({how}), starting it again");
         }

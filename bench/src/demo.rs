@@ -314,13 +314,8 @@ async fn chaos(
             kills.storage,
         ));
     };
-    outcome.kills = carry_out(
-        options.kills,
-        Arc::clone(gateways),
-        protocol.name().to_owned(),
-        progress,
-    )
-    .await;
+    outcome.kills =
+        carry_out(options.kills, Arc::clone(gateways), protocol.name().to_owned(), progress).await;
     killing.store(false, Ordering::Release);
     while clients.join_next().await.is_some() {}
     let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));

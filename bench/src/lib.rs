@@ -5,8 +5,8 @@
 pub mod audit;
 pub mod chaos;
 pub mod cluster;
-pub mod http;
 pub mod demo;
+pub mod http;
 pub mod load;
 pub mod log;
 pub mod report;

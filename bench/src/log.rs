@@ -200,8 +200,7 @@ fn point(depth: usize, size_bytes: usize, latency: &Histogram<u64>, lasting: Dur
 }
 
 async fn append(log: &Log, payload: &[u8]) -> anyhow::Result<SeqNum> {
-    let request =
-        AppendRequest { floor: SeqNum::MAX, conditions: &[], tags: &[TAG], payload };
+    let request = AppendRequest { floor: SeqNum::MAX, conditions: &[], tags: &[TAG], payload };
     match log.append(&request).await? {
         Appended::At(seq) => Ok(seq),
         other => anyhow::bail!("an unconditional append was refused: {other:?}"),

@@ -121,7 +121,8 @@ fn options(arguments: &Demo) -> anyhow::Result<Options> {
     for name in &arguments.protocols {
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
         protocols.push(protocol.with_context(|| {
-            format!("no protocol is called {name}; there are {}", Protocol::ALL.map(Protocol::name).join(", "))
+            let known = Protocol::ALL.map(Protocol::name).join(", ");
+            format!("no protocol is called {name}; there are {known}")
         })?);
     }
     if protocols.is_empty() {

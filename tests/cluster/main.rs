@@ -1,5 +1,5 @@
 //! Tests against clusters of real processes.
-#![allow(
+#![expect(
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,

@@ -103,7 +103,8 @@ impl Dev {
         input: &Value,
         key: Option<&str>,
     ) -> Result<Reply, RequestError> {
-        let headers: Vec<(&str, &str)> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
+        let headers: Vec<(&str, &str)> =
+            key.map(|key| ("idempotency-key", key)).into_iter().collect();
         let path = format!("/v1/functions/{function}/invoke");
         let call = Call {
             method: Method::POST,

@@ -1,6 +1,7 @@
 //! One connection: what is queued to leave, and what has come.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -161,5 +162,25 @@ impl Outbound {
                 }
             }
         }
+    }
+}
+
+/// Whether trying again is right: the operation itself had no effect.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+pub(crate) fn lost(error: &io::Error) -> DownReason {
+    if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
+        DownReason::PeerClosed
+    } else {
+        DownReason::Lost(error.kind())
+    }
+}
+
+pub(crate) fn not_a_frame(stage: Stage) -> DownReason {
+    match stage {
+        Stage::Connecting | Stage::Greeting => DownReason::NotHalfmoon,
+        Stage::Up => DownReason::Corrupt,
     }
 }

@@ -17,7 +17,10 @@ use halfmoon_transport::{
 use rustix::net::sockopt;
 
 use crate::frame::{HEADER_BYTES, Header, Kind};
-use crate::lane::{Body, LARGE_BYTES, Lane, QUEUE_BYTES, RECEIVE_BYTES, Segment, Stage};
+use crate::lane::{
+    Body, LARGE_BYTES, Lane, QUEUE_BYTES, RECEIVE_BYTES, Segment, Stage, is_transient, lost,
+    not_a_frame,
+};
 
 /// Lanes at once; see [`LaneMap`].
 const LANES_MAX: usize = halfmoon_transport::lanes::MAX_LANES;
@@ -502,25 +505,5 @@ impl Drop for Tcp {
         for (_, lane) in self.lanes.iter() {
             rustix::net::shutdown(&lane.socket, rustix::net::Shutdown::Both).ok();
         }
-    }
-}
-
-/// Whether trying again is right: the operation itself had no effect.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-}
-
-fn lost(error: &io::Error) -> DownReason {
-    if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
-        DownReason::PeerClosed
-    } else {
-        DownReason::Lost(error.kind())
-    }
-}
-
-fn not_a_frame(stage: Stage) -> DownReason {
-    match stage {
-        Stage::Connecting | Stage::Greeting => DownReason::NotHalfmoon,
-        Stage::Up => DownReason::Corrupt,
     }
 }

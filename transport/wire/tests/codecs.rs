@@ -37,7 +37,10 @@ proptest! {
     }
 
     #[test]
-    fn a_record_with_any_bit_flipped_is_refused(bit in 0..(128usize * 8), payload in prop::collection::vec(any::<u8>(), 40)) {
+    fn a_record_with_any_bit_flipped_is_refused(
+        bit in 0..(128usize * 8),
+        payload in prop::collection::vec(any::<u8>(), 40),
+    ) {
         let mut bytes = record(7, &[TagPos::new(Tag(1), 2)], &payload);
         let bit = bit % (bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
