@@ -183,6 +183,12 @@ impl Submissions {
         self.unanswered
     }
 
+    /// Every append up to this one is answered, and never sent again.
+    #[must_use]
+    pub const fn answered(&self) -> LocalId {
+        LocalId(self.base - 1)
+    }
+
     /// Whether this incarnation is out of the log.
     #[must_use]
     pub const fn is_evicted(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A log with sequencers that never die and nodes that lag, in random interleavings: what the
 //! engine applies is committed, and every append has one true answer.
 #![allow(missing_docs, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, reason = "tests run on 64 bits")]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 

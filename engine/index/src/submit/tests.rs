@@ -64,6 +64,7 @@ fn an_append_is_answered_by_its_own_record_alone() {
     assert_eq!(answers(&mut s), []);
     apply(&mut s, 4, ENGINE, LIFE, 1);
     assert_eq!(answers(&mut s), [(50, Outcome::At(SeqNum(4)))]);
+    assert_eq!(s.answered(), LocalId(1));
     apply(&mut s, 5, ENGINE, LIFE, 1);
     assert_eq!(answers(&mut s), []);
     assert_eq!(s.unanswered(), 0);
@@ -93,6 +94,7 @@ fn a_new_epoch_resubmits_exactly_what_the_log_lacks_in_order() {
     s.enter(Epoch(2));
     assert_eq!(send(&mut s, 0), []);
     apply(&mut s, 5, ENGINE, LIFE, 3);
+    assert_eq!(s.answered(), LocalId(0), "1 and 2 are not");
     append(&mut s, 4);
     s.opened();
     assert_eq!(send(&mut s, 0), [(2, 1), (2, 2), (2, 4), (2, 5)]);
