@@ -15,12 +15,15 @@ pub enum Op {
     Readable(Arc<OwnedFd>),
     /// Completes when the descriptor can be written (or has failed).
     Writable(Arc<OwnedFd>),
-    /// Receives what there is, at least a byte, into the buffer's bytes. Result 0: the peer is gone.
+    /// Receives what there is, at least a byte, into the buffer's bytes from `from` on. Result 0:
+    /// the peer is gone.
     Recv {
         /// The socket.
         socket: Arc<OwnedFd>,
         /// Where to; its length is the limit.
         buffer: Vec<u8>,
+        /// First byte to fill.
+        from: usize,
     },
     /// Receives into memory, at most `len` bytes; may be fewer.
     RecvMemory {
@@ -93,7 +96,8 @@ impl Op {
     /// Whether memory and lengths fit together; an operation for which they do not is refused.
     pub(crate) fn is_sound(&self) -> bool {
         match self {
-            Self::Readable(_) | Self::Writable(_) | Self::Recv { .. } => true,
+            Self::Readable(_) | Self::Writable(_) => true,
+            Self::Recv { buffer, from, .. } => *from < buffer.len(),
             Self::Send { buffer, from, .. } => *from <= buffer.len(),
             Self::RecvMemory { memory, offset, len, .. }
             | Self::SendMemory { memory, offset, len, .. } => {

@@ -111,8 +111,9 @@ fn waits_for(op: &Op) -> Option<(&Arc<OwnedFd>, PollFlags)> {
 
 fn on_socket(op: &mut Op) -> io::Result<usize> {
     match op {
-        Op::Recv { socket, buffer } => {
-            let (count, _) = rustix::net::recv(&*socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
+        Op::Recv { socket, buffer, from } => {
+            let into = &mut buffer[*from..];
+            let (count, _) = rustix::net::recv(&*socket, into, RecvFlags::DONTWAIT)?;
             Ok(count)
         }
         Op::RecvMemory { socket, memory, offset, len } => {

@@ -165,8 +165,9 @@ fn entry(op: &mut Op) -> squeue::Entry {
     match op {
         Op::Readable(fd) => opcode::PollAdd::new(raw(fd), libc::POLLIN as u32).build(),
         Op::Writable(fd) => opcode::PollAdd::new(raw(fd), libc::POLLOUT as u32).build(),
-        Op::Recv { socket, buffer } => {
-            opcode::Recv::new(raw(socket), buffer.as_mut_ptr(), short(buffer.len())).build()
+        Op::Recv { socket, buffer, from } => {
+            let bytes = &mut buffer[*from..];
+            opcode::Recv::new(raw(socket), bytes.as_mut_ptr(), short(bytes.len())).build()
         }
         Op::RecvMemory { socket, memory, offset, len } => {
             let at = first_byte(memory.words(), *offset);

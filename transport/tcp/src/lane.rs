@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use halfmoon_transport::{DownReason, Memory, Token};
 
-use crate::frame::{HEADER_BYTES, Header};
+use crate::frame::{HEADER_BYTES, Header, Kind};
 
 /// Bytes that one receive takes at most.
 pub(crate) const RECEIVE_BYTES: usize = 256 * 1024;
@@ -32,10 +33,14 @@ pub(crate) struct Lane {
     pub(crate) socket: Arc<OwnedFd>,
     pub(crate) stage: Stage,
     pub(crate) out: Outbound,
-    /// Received and not yet taken apart.
+    /// Where to receive, [`RECEIVE_BYTES`] long; empty while it is with the reactor.
     pub(crate) inbox: Vec<u8>,
     /// How much of `inbox` was taken apart.
     pub(crate) taken: usize,
+    /// How much of `inbox` was received.
+    pub(crate) filled: usize,
+    /// When the lane was made: a peer has only so long to greet.
+    pub(crate) since: Instant,
     /// A large body that is on its way straight into a region.
     pub(crate) body: Option<Body>,
     /// Signalled writes of the peer that are in place and were not yet acknowledged.
@@ -62,10 +67,21 @@ pub(crate) struct Outbound {
     pub(crate) queued: usize,
     /// A send is with the reactor.
     pub(crate) sending: bool,
+    /// A send has failed: nothing more leaves. What the peer said before is still received.
+    pub(crate) broken: bool,
+    /// The write at the end of the last segment, which takes more if it goes on where that ends.
+    open: Option<Open>,
     /// An emptied buffer, to be used again.
     spare: Vec<u8>,
     /// Tokens of signalled writes whose ack is due, in order.
     pub(crate) tokens: VecDeque<Token>,
+}
+
+/// A frame that may still grow.
+struct Open {
+    header: Header,
+    /// Where its header is in the buffer.
+    at: usize,
 }
 
 /// Bytes in a row that leave by one system call.
@@ -80,8 +96,10 @@ impl Lane {
             socket,
             stage,
             out: Outbound::default(),
-            inbox: Vec::new(),
+            inbox: vec![0; RECEIVE_BYTES],
             taken: 0,
+            filled: 0,
+            since: Instant::now(),
             body: None,
             owed_acks: 0,
             closing: None,
@@ -91,7 +109,7 @@ impl Lane {
 
     /// Received bytes that were not taken apart.
     pub(crate) fn rest(&self) -> &[u8] {
-        &self.inbox[self.taken..]
+        &self.inbox[self.taken..self.filled]
     }
 }
 
@@ -108,35 +126,47 @@ impl Outbound {
         }
     }
 
-    /// Queues a frame's header and the parts of its body.
-    pub(crate) fn push(&mut self, header: Header, parts: &[&[u8]]) {
-        let body: usize = parts.iter().map(|part| part.len()).sum();
+    /// Queues a frame, whose body is `parts`. A write that goes on where the one before it ends
+    /// becomes one with it, unless the frame would be a large one.
+    pub(crate) fn push(&mut self, header: Header, parts: [&[u8]; 2], between: &[&[u8]]) {
+        let before = self.open.take();
         let tail = self.tail();
-        tail.extend_from_slice(&header.encode());
-        for part in parts {
+        let len = tail.len();
+        let open = match before {
+            Some(mut open) if open.takes(header) => {
+                open.header.len += header.len;
+                tail[open.at..open.at + HEADER_BYTES].copy_from_slice(&open.header.encode());
+                open
+            }
+            Some(_) | None => {
+                tail.extend_from_slice(&header.encode());
+                Open { header, at: len }
+            }
+        };
+        tail.extend_from_slice(parts[0]);
+        for part in between {
             tail.extend_from_slice(part);
         }
-        self.queued += HEADER_BYTES + body;
-    }
-
-    /// Queues more of a body whose header was pushed.
-    pub(crate) fn push_raw(&mut self, bytes: &[u8]) {
-        self.tail().extend_from_slice(bytes);
-        self.queued += bytes.len();
+        tail.extend_from_slice(parts[1]);
+        let grown = tail.len() - len;
+        self.queued += grown;
+        self.open = Some(open);
     }
 
     /// Queues a body that leaves from where it lies.
     pub(crate) fn push_memory(&mut self, memory: Arc<dyn Memory>, offset: usize, len: usize) {
+        self.open = None;
         self.segments.push_back(Segment::Memory { memory, offset, len });
         self.queued += len;
     }
 
     /// What is to leave next, if nothing is leaving.
     pub(crate) fn next(&mut self) -> Option<Segment> {
-        if self.sending {
+        if self.sending || self.broken {
             return None;
         }
         let segment = self.segments.pop_front()?;
+        self.open = None;
         self.sending = true;
         Some(segment)
     }
@@ -182,5 +212,15 @@ pub(crate) fn not_a_frame(stage: Stage) -> DownReason {
     match stage {
         Stage::Connecting | Stage::Greeting => DownReason::NotHalfmoon,
         Stage::Up => DownReason::Corrupt,
+    }
+}
+
+impl Open {
+    fn takes(&self, next: Header) -> bool {
+        let (mine, len) = (self.header, self.header.len);
+        (mine.kind, next.kind) == (Kind::Write, Kind::Write)
+            && mine.region == next.region
+            && mine.offset.checked_add(u64::from(len)) == Some(next.offset)
+            && (len as usize).saturating_add(next.len as usize) < LARGE_BYTES
     }
 }

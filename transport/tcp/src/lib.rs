@@ -10,6 +10,7 @@
 pub mod floor;
 mod frame;
 mod lane;
+mod socket;
 mod tcp;
 
 pub use tcp::Tcp;

@@ -1,9 +1,9 @@
 //! The transport.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use halfmoon_reactor::{Done, Op, SharedReactor, UserId};
 use halfmoon_transport::contract::{MAX_GREETING_BYTES, MAX_WRITE_BYTES};
@@ -18,12 +18,15 @@ use rustix::net::sockopt;
 
 use crate::frame::{HEADER_BYTES, Header, Kind};
 use crate::lane::{
-    Body, LARGE_BYTES, Lane, QUEUE_BYTES, RECEIVE_BYTES, Segment, Stage, is_transient, lost,
-    not_a_frame,
+    Body, LARGE_BYTES, Lane, QUEUE_BYTES, Segment, Stage, is_transient, lost, not_a_frame,
 };
+use crate::socket;
 
 /// Lanes at once; see [`LaneMap`].
 const LANES_MAX: usize = halfmoon_transport::lanes::MAX_LANES;
+
+/// How long a peer has to connect and greet.
+const GREETING_TIME: Duration = Duration::from_secs(5);
 
 /// What a completion belongs to: the token is the lane's number, or this for the listener.
 const LISTENER: u64 = u64::MAX;
@@ -32,7 +35,12 @@ const LISTENER: u64 = u64::MAX;
 pub struct Tcp {
     reactor: SharedReactor,
     user: UserId,
-    listener: Option<Arc<OwnedFd>>,
+    /// To be shut down in the end, because the reactor still watches them.
+    listeners: Vec<Arc<OwnedFd>>,
+    /// Given up for a moment when there are no descriptors left, to turn a peer away.
+    reserve: Option<OwnedFd>,
+    /// When to look again for peers that have not greeted.
+    look_for_silent: Instant,
     lanes: LaneMap<Lane>,
     regions: Regions,
     occurrences: Vec<Occurrence>,
@@ -46,7 +54,9 @@ impl Tcp {
         Self {
             reactor,
             user,
-            listener: None,
+            listeners: Vec::new(),
+            reserve: socket::spare(),
+            look_for_silent: Instant::now() + GREETING_TIME,
             lanes: LaneMap::new(),
             regions: Regions::new(),
             occurrences: Vec::new(),
@@ -58,19 +68,15 @@ impl Tcp {
     }
 
     fn add(&mut self, socket: OwnedFd, stage: Stage) -> Option<LaneId> {
-        // Without it a small write waits for the ack of the one before.
-        sockopt::set_tcp_nodelay(&socket, true).ok();
+        socket::set_up(&socket);
         self.lanes.add(Lane::new(Arc::new(socket), stage))
     }
 
     fn done(&mut self, done: Done) {
-        if done.token == LISTENER {
-            return self.accept();
-        }
         let lane = LaneId::from_raw(done.token);
         match done.op {
             Op::Writable(_) => self.connected(lane),
-            Op::Recv { buffer, .. } => self.received(lane, buffer, done.result),
+            Op::Recv { buffer, from, .. } => self.received(lane, buffer, from, done.result),
             Op::RecvMemory { .. } => self.received_body(lane, done.result),
             Op::Send { buffer, from, .. } => {
                 self.sent(lane, Segment::Bytes { buffer, from }, done.result);
@@ -78,27 +84,19 @@ impl Tcp {
             Op::SendMemory { memory, offset, len, .. } => {
                 self.sent(lane, Segment::Memory { memory, offset, len }, done.result);
             }
-            Op::Readable(_) | Op::Write { .. } | Op::Read { .. } => {}
+            Op::Readable(listener) => self.accept(listener),
+            Op::Write { .. } | Op::Read { .. } => {}
         }
     }
 
-    fn accept(&mut self) {
-        let Some(listener) = self.listener.clone() else { return };
-        loop {
-            match rustix::net::accept_with(&listener, rustix::net::SocketFlags::CLOEXEC) {
-                Ok(socket) => match self.add(socket, Stage::Greeting) {
-                    Some(lane) => {
-                        self.occurrences.push(Occurrence::Incoming { lane });
-                        self.receive(lane);
-                    }
-                    None => tracing::warn!("all {LANES_MAX} lanes are in use, a peer is refused"),
-                },
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    break;
+    fn accept(&mut self, listener: Arc<OwnedFd>) {
+        while let Some(socket) = socket::accept(&listener, &mut self.reserve) {
+            match self.add(socket, Stage::Greeting) {
+                Some(lane) => {
+                    self.occurrences.push(Occurrence::Incoming { lane });
+                    self.receive(lane);
                 }
+                None => tracing::warn!("all {LANES_MAX} lanes are in use, a peer is refused"),
             }
         }
         self.start(LISTENER, Op::Readable(listener));
@@ -134,36 +132,25 @@ impl Tcp {
                 len: header.len as usize - done,
             },
             Some(Body { memory: None, .. }) | None => {
-                // The buffer is kept between receives: what was not taken apart stays in front.
-                let mut buffer = std::mem::take(&mut found.inbox);
-                buffer.drain(..found.taken);
-                found.taken = 0;
-                let kept = buffer.len();
-                if kept == 0 {
-                    buffer.resize(RECEIVE_BYTES, 0);
-                    Op::Recv { socket, buffer }
-                } else {
-                    found.inbox = buffer;
-                    Op::Recv { socket, buffer: vec![0; RECEIVE_BYTES] }
-                }
+                // What was not taken apart moves to the front: less than a frame that is not large.
+                found.inbox.copy_within(found.taken..found.filled, 0);
+                let from = found.filled - found.taken;
+                (found.taken, found.filled) = (0, 0);
+                Op::Recv { socket, buffer: std::mem::take(&mut found.inbox), from }
             }
         };
         self.start(lane.raw(), op);
     }
 
-    fn received(&mut self, lane: LaneId, mut buffer: Vec<u8>, result: io::Result<usize>) {
+    fn received(&mut self, lane: LaneId, buffer: Vec<u8>, from: usize, result: io::Result<usize>) {
         let Some(found) = self.lanes.get_mut(lane) else { return };
         found.receiving = false;
+        found.inbox = buffer;
+        found.filled = from;
         match result {
             Ok(0) => self.down(lane, DownReason::PeerClosed),
             Ok(count) => {
-                buffer.truncate(count);
-                if found.rest().is_empty() {
-                    found.inbox = buffer;
-                    found.taken = 0;
-                } else {
-                    found.inbox.extend_from_slice(&buffer);
-                }
+                found.filled += count;
                 if self.take_apart(lane).is_some() {
                     self.receive(lane);
                 }
@@ -199,7 +186,7 @@ impl Tcp {
             let found = self.lanes.get_mut(lane)?;
             if let Some(body) = &mut found.body {
                 // What is here of a body that began in an earlier receive.
-                let here = &found.inbox[found.taken..];
+                let here = &found.inbox[found.taken..found.filled];
                 let count = here.len().min(body.header.len as usize - body.done);
                 if let Some(memory) = &body.memory {
                     let at = body.header.offset + body.done as u64;
@@ -235,7 +222,7 @@ impl Tcp {
         let Some(found) = self.lanes.get_mut(lane) else { return Ok(false) };
         let len = header.len as usize;
         let begin = found.taken + HEADER_BYTES;
-        let whole = found.inbox.len() - begin >= len;
+        let whole = found.filled - begin >= len;
         match (header.kind, found.stage) {
             (Kind::Greeting, Stage::Greeting) => {
                 if len > MAX_GREETING_BYTES {
@@ -307,7 +294,15 @@ impl Tcp {
         match result {
             Ok(sent) => found.out.left(segment, sent),
             Err(error) if is_transient(&error) => found.out.left(segment, 0),
-            Err(error) => return self.down(lane, lost(&error)),
+            Err(error) => {
+                // The peer may have said why it went. The receive that is under way ends with that,
+                // or with the error.
+                found.out.left(segment, 0);
+                found.out.broken = true;
+                if !found.receiving {
+                    return self.down(lane, lost(&error));
+                }
+            }
         }
         self.send_next(lane);
     }
@@ -335,6 +330,21 @@ impl Tcp {
         self.start(lane.raw(), op);
     }
 
+    /// Takes down the lanes whose peers have had their time to greet.
+    fn end_silent(&mut self) {
+        let now = Instant::now();
+        if now < self.look_for_silent {
+            return;
+        }
+        self.look_for_silent = now + GREETING_TIME / 10;
+        let silent = |found: &Lane| found.stage != Stage::Up && now > found.since + GREETING_TIME;
+        let lanes: Vec<LaneId> =
+            self.lanes.iter().filter(|(_, found)| silent(found)).map(|(lane, _)| lane).collect();
+        for lane in lanes {
+            self.down(lane, DownReason::Silent);
+        }
+    }
+
     fn down(&mut self, lane: LaneId, reason: DownReason) {
         if let Some(gone) = self.lanes.remove(lane) {
             // Ends what the reactor still does on the socket, which it keeps open.
@@ -348,40 +358,14 @@ impl Tcp {
 
 impl Transport for Tcp {
     fn listen(&mut self, address: &str) -> Result<String, ListenError> {
-        let named = || address.to_owned();
-        let parsed: SocketAddr =
-            address.parse().map_err(|_| ListenError::BadAddress { address: named() })?;
-        let listener = TcpListener::bind(parsed).map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                ListenError::InUse { address: named() }
-            } else {
-                ListenError::Io { address: named(), source }
-            }
-        })?;
-        let refused = |source| ListenError::Io { address: named(), source };
-        listener.set_nonblocking(true).map_err(refused)?;
-        let bound = listener.local_addr().map_err(refused)?;
-        let listener = Arc::new(OwnedFd::from(listener));
-        self.listener = Some(Arc::clone(&listener));
+        let (listener, bound) = socket::listen(address)?;
+        self.listeners.push(Arc::clone(&listener));
         self.start(LISTENER, Op::Readable(listener));
-        Ok(bound.to_string())
+        Ok(bound)
     }
 
     fn dial(&mut self, address: &str) -> Result<LaneId, DialError> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-        let named = || address.to_owned();
-        let parsed: SocketAddr =
-            address.parse().map_err(|_| DialError::BadAddress { address: named() })?;
-        let refused =
-            |error: rustix::io::Errno| DialError::Io { address: named(), source: error.into() };
-        let family = if parsed.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(refused)?;
-        // A refusal that is known at once is told like one that comes later.
-        let refusal = match connect(&socket, &parsed) {
-            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => None,
-            Err(error) => Some(io::Error::from(error).kind()),
-        };
+        let (socket, refusal) = socket::dial(address)?;
         let lane = self
             .add(socket, Stage::Connecting)
             .ok_or(DialError::TooManyLanes { limit: LANES_MAX })?;
@@ -400,7 +384,7 @@ impl Transport for Tcp {
         if let Some(found) = self.lanes.get_mut(lane) {
             let len = u32::try_from(greeting.len()).unwrap_or(u32::MAX);
             let header = Header { kind: Kind::Greeting, region: 0, offset: 0, len };
-            found.out.push(header, &[greeting]);
+            found.out.push(header, [greeting, &[]], &[]);
         }
     }
 
@@ -448,17 +432,11 @@ impl Transport for Tcp {
         let len_u32 = u32::try_from(len).map_err(|_| PostError::BadSource)?;
         let header = Header { kind, region: to.region.0, offset: to.offset, len: len_u32 };
         match source {
-            Source::Bytes { head, parts, tail } => {
-                found.out.push(header, &[head]);
-                for part in parts {
-                    found.out.push_raw(part);
-                }
-                found.out.push_raw(tail);
-            }
+            Source::Bytes { head, parts, tail } => found.out.push(header, [head, tail], parts),
             Source::Memory { memory, offset, len } => {
                 let at =
                     memory::check(memory.words(), offset, len).map_err(|_| PostError::BadSource)?;
-                found.out.push(header, &[]);
+                found.out.push(header, [&[], &[]], &[]);
                 found.out.push_memory(memory, at, len);
             }
         }
@@ -483,7 +461,8 @@ impl Transport for Tcp {
                 && found.owed_acks > 0
             {
                 let count = std::mem::take(&mut found.owed_acks);
-                found.out.push(Header { kind: Kind::Ack, region: 0, offset: count, len: 0 }, &[]);
+                let ack = Header { kind: Kind::Ack, region: 0, offset: count, len: 0 };
+                found.out.push(ack, [&[], &[]], &[]);
             }
             self.send_next(lane);
         }
@@ -495,6 +474,7 @@ impl Transport for Tcp {
             let Some(done) = done else { break };
             self.done(done);
         }
+        self.end_silent();
         occurrences.append(&mut self.occurrences);
     }
 }
@@ -502,8 +482,9 @@ impl Transport for Tcp {
 impl Drop for Tcp {
     /// Peers learn at once, whatever the reactor still holds of the sockets.
     fn drop(&mut self) {
-        for (_, lane) in self.lanes.iter() {
-            rustix::net::shutdown(&lane.socket, rustix::net::Shutdown::Both).ok();
+        let sockets = self.lanes.iter().map(|(_, lane)| &lane.socket);
+        for socket in sockets.chain(&self.listeners) {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Both).ok();
         }
     }
 }
