@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod ci;
+mod cluster;
 mod power;
 mod run;
 mod test;
@@ -32,6 +33,8 @@ enum Command {
     Tidy,
     /// Plant every known bug in the protocols; the exhaustive tests must catch each
     Mutants,
+    /// Kill all processes of a cluster at once, ten times, and look for what was acknowledged
+    Chaos,
     /// Lose power in the middle of writes, on devices that forget what they were not told to flush
     Power(power::Arguments),
 }
@@ -62,6 +65,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
         Command::Ci(arguments) => return ci::run(&arguments),
         Command::Tidy => tidy::run()?,
         Command::Mutants => return ci::mutants(),
+        Command::Chaos => return ci::chaos(),
         Command::Power(arguments) => power::command(arguments)?,
     };
     Ok(tally.failed == 0)

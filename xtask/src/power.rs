@@ -4,6 +4,7 @@
 //! durable is tried on devices that do forget ([`volume::Way`]). Before anything else is believed,
 //! a small writer shows that each device forgets what was not flushed, and keeps what was.
 
+mod build;
 mod volume;
 mod writer;
 
@@ -13,8 +14,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
+use crate::cluster::{Cluster, Told, Victim};
 use crate::run::Tally;
-use volume::{Victim, Volume, Way};
+use volume::{Volume, Way};
 use writer::{FILE, Mode};
 
 /// Blocks that are acknowledged before the power goes; the writer goes on writing meanwhile.
@@ -66,9 +68,111 @@ const EXPECTED: &[(Way, Mode, Fate)] = &[
     (Way::Device, Mode::Direct, Fate::Lost),
 ];
 
+/// How often a cluster loses power in one check.
+const LOSSES: usize = 3;
+/// How often a cluster without flushes may be lucky.
+const LOSSES_UNFLUSHED: usize = 10;
+
 /// Every check that this machine can run.
 pub(crate) fn run() -> anyhow::Result<Tally> {
     println!("$ power");
+    let mut tally = devices()?;
+    tally.add(clusters()?);
+    Ok(tally)
+}
+
+/// Whether a whole cluster keeps what it acknowledged, and whether this would be seen if not.
+fn clusters() -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    let ways: Vec<Way> = [Way::FileSystem, Way::Device]
+        .into_iter()
+        .filter(|way| {
+            let why = way.missing();
+            let name = format!("power loss by {way}, a cluster under load");
+            tally.skipped.extend(why.as_ref().map(|why| format!("{name}: {why}")));
+            why.is_none()
+        })
+        .collect();
+    if ways.is_empty() {
+        return Ok(tally);
+    }
+    // The one with the fault comes first: both builds write to the same place, and what is left
+    // there is the right one.
+    let unflushed = build::without_flushes()?;
+    let program = build::program()?;
+    for way in ways {
+        let name = format!("power loss by {way}, a cluster under load");
+        tally.add(report(&name, cluster_loses_power(way, &program, LOSSES).and_then(kept)));
+        if way == Way::Device {
+            let name = format!("power loss by {way}, a cluster that does not flush");
+            let audit = cluster_loses_power(way, &unflushed, LOSSES_UNFLUSHED);
+            tally.add(report(&name, audit.and_then(noticed)));
+        }
+    }
+    Ok(tally)
+}
+
+/// What came of a cluster's acknowledged reservations.
+struct Audit {
+    acknowledged: usize,
+    missing: usize,
+    /// Why it did not come up again, or did not answer.
+    broken: Option<anyhow::Error>,
+}
+
+fn kept(audit: Audit) -> anyhow::Result<String> {
+    let Audit { acknowledged, missing, broken } = audit;
+    if let Some(error) = broken {
+        return Err(error.context("after the loss of power"));
+    }
+    anyhow::ensure!(missing == 0, "{missing} of {acknowledged} acknowledged ones are missing");
+    Ok(format!("{acknowledged} acknowledged reservations, none missing"))
+}
+
+/// A cluster that does not flush must lose something: a reservation, or so much that it does not
+/// come up again.
+fn noticed(audit: Audit) -> anyhow::Result<String> {
+    let Audit { acknowledged, missing, broken } = audit;
+    if let Some(error) = broken {
+        return Ok(format!("broken after {acknowledged} reservations, as expected ({error:#})"));
+    }
+    anyhow::ensure!(missing > 0, "none of {acknowledged} is missing: it would not be noticed");
+    Ok(format!("{missing} of {acknowledged} acknowledged ones lost, as expected"))
+}
+
+fn report(name: &str, result: anyhow::Result<String>) -> Tally {
+    match &result {
+        Ok(what) => println!("{name}: {what}"),
+        Err(error) => println!("{name}: FAILED: {error:#}"),
+    }
+    Tally::of(result.is_ok())
+}
+
+/// Lets a cluster take reservations and lose power, so often, or until something is missing.
+fn cluster_loses_power(way: Way, program: &Path, losses: usize) -> anyhow::Result<Audit> {
+    let mut volume = Volume::create(way)?;
+    let mut told = Told::default();
+    let data = volume.data().join("cluster");
+    let mut cluster = Cluster::start(program, &data)?;
+    cluster.deploy(program)?;
+    for round in 1..=losses {
+        // After a different number of answers each time, so in a different place.
+        told.reserve_until(cluster, 20 + 13 * round, |victim| volume.lose_power(victim))?;
+        volume.restore()?;
+        let acknowledged = told.len();
+        let again = Cluster::start(program, &data)
+            .and_then(|cluster| Ok((told.missing(&cluster)?, cluster)));
+        match again {
+            Ok((0, next)) => cluster = next,
+            Ok((missing, _)) => return Ok(Audit { acknowledged, missing, broken: None }),
+            Err(error) => return Ok(Audit { acknowledged, missing: 0, broken: Some(error) }),
+        }
+    }
+    Ok(Audit { acknowledged: told.len(), missing: 0, broken: None })
+}
+
+/// Whether the devices themselves do what is expected of them.
+fn devices() -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     for (way, mode, fate) in EXPECTED {
         let name = format!("power loss by {way}, {mode} writes");
@@ -79,13 +183,9 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
         let result = writer_loses_power(*way, *mode).and_then(|lost| {
             let as_expected = (lost > 0) == (*fate == Fate::Lost);
             anyhow::ensure!(as_expected, "{lost} acknowledged blocks are missing");
-            Ok(lost)
+            Ok(format!("{lost} acknowledged blocks lost, as expected"))
         });
-        match &result {
-            Ok(lost) => println!("{name}: {lost} of the acknowledged blocks lost, as expected"),
-            Err(error) => println!("{name}: FAILED: {error:#}"),
-        }
-        tally.add(Tally::of(result.is_ok()));
+        tally.add(report(&name, result));
     }
     Ok(tally)
 }
@@ -96,6 +196,8 @@ fn writer_loses_power(way: Way, mode: Mode) -> anyhow::Result<usize> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["power", "write", "--mode", &mode.to_string(), "--file"]);
     command.arg(volume.data().join(FILE)).stdout(Stdio::piped());
+    // It complains when its device is gone.
+    command.stderr(Stdio::null());
     let mut victim = Victim::start(&mut command)?;
     let output = victim.output().context("the writer has no output")?;
     let mut lines = BufReader::new(output).lines();

@@ -9,6 +9,9 @@ use halfmoon_transport::Memory;
 
 use crate::AlignedBuffer;
 
+/// Whether durable writes are made so; they are not where the test of power loss asks for the fault.
+pub(crate) const FLUSHES: bool = !cfg!(feature = "planted-no-flush");
+
 /// An operation with all it needs. It comes back in [`Done`].
 pub enum Op {
     /// Completes when the descriptor can be read (or has failed).

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use crate::op::{Done, Op};
+use crate::op::{Done, FLUSHES, Op};
 
 /// Entries of the submission queue; when it is full, it is handed to the kernel at once.
 const ENTRIES: u32 = 1024;
@@ -189,7 +189,7 @@ fn entry(op: &mut Op) -> squeue::Entry {
             let bytes = &buffer.bytes()[..*len];
             opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), short(bytes.len()))
                 .offset(*offset)
-                .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 })
+                .rw_flags(if *durable && FLUSHES { libc::RWF_DSYNC } else { 0 })
                 .build()
         }
         Op::Read { file, buffer, len, offset } => {

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::cluster::Victim;
 use crate::run::{has, target};
 
 /// Size of a volume in bytes.
@@ -66,33 +66,6 @@ impl Way {
 fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
-}
-
-/// A process, with all its children, that dies when the power goes.
-pub(super) struct Victim {
-    child: Child,
-}
-
-impl Victim {
-    /// Starts it in a process group of its own, so that its children can be killed with it.
-    pub(super) fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
-        Ok(Self { child })
-    }
-
-    pub(super) fn output(&mut self) -> Option<ChildStdout> {
-        self.child.stdout.take()
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        let group = format!("-{}", self.child.id());
-        // When it has ended by itself there is nobody to kill, and that is fine.
-        let _gone =
-            Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
-        let _status = self.child.wait();
-    }
 }
 
 /// A mounted file system on a file.
@@ -167,7 +140,10 @@ impl Volume {
 
     fn unmount(&mut self) -> anyhow::Result<()> {
         if self.mounted {
-            call(Command::new("umount").arg(self.data()))?;
+            // The children of a killed process may still be dying, with files open.
+            wait_until("nobody uses the volume", || {
+                call(Command::new("umount").arg(self.data())).is_ok()
+            })?;
             self.mounted = false;
         }
         self.disk.take().map_or(Ok(()), Disk::stop)
