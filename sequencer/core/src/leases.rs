@@ -352,6 +352,7 @@ mod tests {
     fn a_pause_of_the_sequencer_is_not_held_against_the_engines() {
         let mut leases = three();
         turns(&mut leases, 0, 500);
+        leases.report(60_000, B, life(1), SeqNum(100), SeqNum(60)).unwrap();
         leases.turn(60_000);
         assert_eq!(leases.due(60_000), None);
         turns(&mut leases, 60_000, 60_500);
@@ -378,6 +379,16 @@ mod tests {
         assert_eq!(leases.least_cursor(), None, "B has not taken over from A");
         leases.report(1000, B, life(2), SeqNum(502), SeqNum(430)).unwrap();
         assert_eq!(leases.least_cursor(), Some(SeqNum(430)));
+    }
+
+    #[test]
+    fn an_engine_that_has_not_come_in_this_epoch_inherits_nothing() {
+        let mut leases = Leases::new(LEASE, 500);
+        leases.expect(A, life(1), SeqNum(7));
+        leases.hello(0, C, life(1)).unwrap();
+        assert_eq!(leases.due(1000), None, "A has time until 1500, but nobody has seen it");
+        leases.hello(1000, A, life(1)).unwrap();
+        assert_eq!(leases.due(1000), Some(evict(C, 1, A, 1)));
     }
 
     #[test]

@@ -1,1 +1,25 @@
 //! The sequencer role: the ordering core on a transport.
+//!
+//! - [`Role`] is the role without a thread, a clock or a metadata store: whoever hosts it calls
+//!   [`Role::turn`] with the time and carries out its [`Request`]s.
+//! - [`run`] hosts it on a reactor and TCP.
+//!
+//! A turn takes all messages that are there, orders them, and gives every follower the stream as far
+//! as it has not got it, in as few messages as it fits. There is no timer on that path: batches are
+//! what has arrived meanwhile.
+
+#![forbid(unsafe_code)]
+
+mod epoch;
+mod host;
+mod metrics;
+mod peers;
+mod registrar;
+mod role;
+mod run;
+mod trio;
+
+pub use host::{Now, Options, Request, RoleError, Status, Turn};
+pub use metrics::{Metrics, Snapshot};
+pub use role::Role;
+pub use run::{Config, LEASE_MS_DEFAULT, RunError, run};

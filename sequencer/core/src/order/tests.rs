@@ -411,7 +411,8 @@ impl Pair {
 
     fn failover(&mut self, keep: u64, trim: u64) {
         let keep = self.committed + (self.tail() - self.committed) * keep / 100;
-        let start = (self.model.floor * trim / 100).max(self.model.start);
+        // Storage trims whole segments, so its log may reach further back than the tables did.
+        let start = (self.model.floor * trim / 100).max(self.model.base);
         let log = self.machine.log(SeqNum(start));
         let kept = usize::try_from(keep + 1 - start).unwrap();
         self.epoch += 1;

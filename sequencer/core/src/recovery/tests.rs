@@ -297,7 +297,9 @@ fn a_log_that_cannot_be_read_is_left_for_that_of_another_quorum() {
 }
 
 fn asked(recovery: &mut Recovery) -> (NodeId, u64) {
-    match recovery.next_read() {
+    let request = recovery.next_read();
+    assert_eq!(recovery.next_read(), None, "one request at a time");
+    match request {
         Some((node, Message::ReadLog { token, .. })) => (node, token),
         other => panic!("{other:?}"),
     }
