@@ -83,30 +83,29 @@ impl Tags {
 
     /// Gives the record the next position in the tag. A record that names a tag twice has one place.
     pub(crate) fn join(&mut self, tag: Tag, seq: SeqNum) -> u64 {
-        let position = match self.find(tag) {
-            Some(state) if state.last == seq => return state.length - 1,
-            Some(state) => state.length,
-            None => 0,
-        };
-        self.put(tag, seq, position);
-        position
+        self.place(tag, seq, None)
     }
 
     /// The record, which is the newest, has this position in the tag.
     pub(crate) fn put(&mut self, tag: Tag, seq: SeqNum, position: u64) {
-        let link = self.next_link;
-        let states = &mut self.shards[shard(tag)];
-        let state = states.entry(tag.0).or_insert_with(|| {
+        self.place(tag, seq, Some(position));
+    }
+
+    fn place(&mut self, tag: Tag, seq: SeqNum, position: Option<u64>) -> u64 {
+        let state = self.shards[shard(tag)].entry(tag.0).or_insert_with(|| {
             self.len += 1;
-            TagState { length: position, last: SeqNum::ZERO, link: NONE }
+            TagState { length: position.unwrap_or(0), last: SeqNum::ZERO, link: NONE }
         });
         if state.last == seq {
-            return;
+            return state.length - 1;
         }
-        // A position that does not follow begins anew after a trim.
-        let prev = if state.length == position { state.link } else { NONE };
-        *state = TagState { length: position.saturating_add(1), last: seq, link };
+        // Positions begin anew, at 0, when all of a tag was trimmed. No walk from a position to a
+        // lower one passes there.
+        let position = position.unwrap_or(state.length);
+        let prev = std::mem::replace(&mut state.link, self.next_link);
+        (state.length, state.last) = (position.saturating_add(1), seq);
         self.push_link(Link { seq, prev });
+        position
     }
 
     /// The record at `position`, which lies below the tag's length, in a window from `start` on.
