@@ -145,7 +145,8 @@ pub(crate) fn inherit(command: &mut Command, fds: Vec<Arc<OwnedFd>>) {
 /// Takes over a descriptor that this process inherited by number, and keeps it from its own
 /// children.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number < 0 {
+    // Standard input, output and error belong to others.
+    if number <= 2 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: the number only lives for this call; if it is not an open descriptor, fcntl says so

@@ -118,6 +118,8 @@ struct Attempt<'a> {
     /// Buffered writes while a transaction is open.
     buffered: Option<BTreeMap<Object, Option<Vec<u8>>>>,
     is_over: bool,
+    /// Operations of this attempt so far.
+    asked: usize,
 }
 
 impl FakeEngine {
@@ -235,7 +237,7 @@ impl FakeEngine {
         let deadline_ms = 0;
         host.side.invoke(&Invoke { function, instance, attempt: number, deadline_ms, input })?;
         journal.rewind();
-        let mut attempt = Attempt { journal, instance, buffered: None, is_over: false };
+        let mut attempt = Attempt { journal, instance, buffered: None, is_over: false, asked: 0 };
         let end = Instant::now() + ATTEMPT_PATIENCE;
         // The inbox leaves while callees of this attempt may need one.
         let mut inbox = std::mem::take(&mut self.inbox);
@@ -295,7 +297,9 @@ impl FakeEngine {
         id: u64,
         operation: &Operation<'_>,
     ) -> Result<Recorded, FakeError> {
-        if attempt.is_over || self.interrupt_after == Some(attempt.journal.position()) {
+        let index = attempt.asked;
+        attempt.asked += 1;
+        if attempt.is_over || self.interrupt_after == Some(index) {
             self.interrupt_after = None;
             attempt.is_over = true;
             return Ok(Recorded::Ended(EndReason::Restart));
@@ -316,7 +320,10 @@ impl FakeEngine {
             return Ok(recorded);
         }
         let recorded = self.execute(host, attempt, operation)?;
-        self.steps += 1;
+        // A side effect leaves no trace before its result is recorded, nor a body before its commit.
+        if recorded != Recorded::Go && attempt.buffered.is_none() {
+            self.steps += 1;
+        }
         attempt.journal.record(id, described, recorded.clone());
         Ok(recorded)
     }

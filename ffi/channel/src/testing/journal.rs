@@ -41,15 +41,17 @@ impl Journal {
         self.next = 0;
         self.draws = 0;
         self.indices.clear();
+        // A transaction that was not committed begins anew.
+        let begun = self.entries.iter().rposition(|(what, _)| what == "TxnBegin");
+        let ended =
+            self.entries.iter().rposition(|(what, _)| what == "TxnCommit" || what == "TxnAbort");
+        if let Some(begun) = begun.filter(|begun| ended.is_none_or(|ended| ended < *begun)) {
+            self.entries.truncate(begun);
+        }
         // A side effect whose result was not recorded is made again.
         if let Some((_, Recorded::Go)) = self.entries.last() {
             self.entries.pop();
         }
-    }
-
-    /// Number of the next operation.
-    pub(super) const fn position(&self) -> usize {
-        self.next
     }
 
     /// The entry of an earlier attempt at this place, if there is one.
