@@ -91,7 +91,7 @@ pub enum LogError {
 /// The answer of an append. It is sent whether this is polled or not; dropping it forgoes the
 /// answer.
 #[must_use = "the answer says whether the record is in the log"]
-pub struct Append {
+pub struct Appending {
     core: Rc<Core>,
     state: State,
 }
@@ -109,12 +109,12 @@ pub struct Record(Vec<u8>);
 impl Log {
     /// Appends. The request is framed at once and sent in this turn; over any number of sequencers
     /// the answer is the truth, or [`LogError::Unknown`] when the client ends before it is known.
-    pub fn append(&self, request: &AppendRequest<'_>) -> Append {
+    pub fn append(&self, request: &AppendRequest<'_>) -> Appending {
         let state = match self.submit(request) {
             Ok(token) => State::Waiting(token),
             Err(result) => State::Ready(result),
         };
-        Append { core: self.0.clone(), state }
+        Appending { core: self.0.clone(), state }
     }
 
     /// Appends without waiting for the answer.
@@ -394,7 +394,7 @@ impl Record {
     }
 }
 
-impl Future for Append {
+impl Future for Appending {
     type Output = Result<Appended, LogError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -413,7 +413,7 @@ impl Future for Append {
     }
 }
 
-impl Drop for Append {
+impl Drop for Appending {
     fn drop(&mut self) {
         if let State::Waiting(token) = self.state {
             self.core.appends.borrow_mut().detach(token);
@@ -452,10 +452,10 @@ impl fmt::Debug for Log {
     }
 }
 
-impl fmt::Debug for Append {
+impl fmt::Debug for Appending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = matches!(self.state, State::Waiting(_));
-        f.debug_struct("Append").field("waiting", &waiting).finish_non_exhaustive()
+        f.debug_struct("Appending").field("waiting", &waiting).finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,610 @@
+//! A sequencer and storage nodes that do what a test tells them, over real lanes.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halfmoon_client::*;
+use halfmoon_reactor::{Options as ReactorOptions, Reactor, SharedReactor};
+use halfmoon_tcp::Tcp;
+use halfmoon_transport::{
+    Access, Endpoint, EndpointOptions, Event, HeapMemory, LaneId, Memory, RegionId, RemoteSpan,
+    Source, memory,
+};
+use halfmoon_wire::*;
+
+pub const CLUSTER: u128 = 77;
+pub const ENGINE: NodeId = NodeId(9);
+pub const LIFE: Incarnation = Incarnation(1);
+pub const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+/// Values longer than this land or are refused.
+const INLINE_BYTES: usize = 4096;
+/// Virtual time per round, in ns.
+const ROUND_NS: u64 = 1_000_000;
+/// A test that needs more rounds hangs.
+const ROUNDS_MAX: usize = 60_000;
+
+type SharedDirectory = Rc<RefCell<FixedDirectory>>;
+
+/// The directory that a test changes while the client runs.
+pub struct TestDirectory(SharedDirectory);
+
+impl Directory for TestDirectory {
+    fn ask(&mut self) {
+        self.0.borrow_mut().ask();
+    }
+
+    fn poll(&mut self) -> Option<Places> {
+        self.0.borrow_mut().poll()
+    }
+}
+
+pub struct Rec {
+    pub bytes: Vec<u8>,
+    pub local: u64,
+    pub tags: Vec<Tag>,
+}
+
+/// The log that everybody shares; who has it, and who may stream it, is up to the test.
+#[derive(Default)]
+pub struct SharedLog {
+    pub epoch: u64,
+    pub history: Vec<EpochStart>,
+    pub recs: Vec<Rec>,
+    pub window_start: u64,
+}
+
+impl SharedLog {
+    pub fn put(&mut self, kind: RecordKind, origin: Origin, tags: &[Tag], payload: &[u8]) {
+        let position = |tag: &Tag| self.recs.iter().filter(|rec| rec.tags.contains(tag)).count();
+        let positions: Vec<_> =
+            tags.iter().map(|tag| TagPos::new(*tag, position(tag) as u64)).collect();
+        let mut bytes = Vec::new();
+        NewRecord {
+            seq: SeqNum(self.recs.len() as u64 + 1),
+            epoch: Epoch(self.epoch),
+            time_ns: 0,
+            origin,
+            floor: SeqNum::MAX,
+            kind,
+            tags: &positions,
+            payload,
+        }
+        .encode(&mut bytes);
+        self.recs.push(Rec { bytes, local: origin.local.0, tags: tags.to_vec() });
+    }
+
+    pub fn open(&mut self) {
+        self.epoch += 1;
+        let first = SeqNum(self.recs.len() as u64 + 1);
+        self.history.push(EpochStart { epoch: Epoch(self.epoch), first });
+        let payload = Open { members: MEMBERS.to_vec() }.to_bytes();
+        self.put(RecordKind::Open, Origin::default(), &[], &payload);
+    }
+
+    fn chunk(&self, from: u64, max_bytes: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let from = usize::try_from(from.saturating_sub(1)).unwrap();
+        for rec in self.recs.iter().skip(from) {
+            if !bytes.is_empty() && bytes.len() + rec.bytes.len() > max_bytes {
+                break;
+            }
+            bytes.extend_from_slice(&rec.bytes);
+        }
+        bytes
+    }
+}
+
+pub type LogOfAll = Rc<RefCell<SharedLog>>;
+
+pub struct Sequencer {
+    endpoint: Endpoint<Tcp>,
+    pub address: String,
+    log: LogOfAll,
+    epoch: u64,
+    /// Followers and the next position of each.
+    followers: Vec<(LaneId, u64)>,
+    pub lanes: Vec<LaneId>,
+    pub reports: Vec<(u64, u64, u64)>,
+    /// Append messages are dropped.
+    pub deaf: bool,
+    /// The next append is refused as such.
+    pub overloaded: usize,
+    pub appends_seen: usize,
+}
+
+impl Sequencer {
+    fn new(reactor: &SharedReactor, log: &LogOfAll) -> Self {
+        let epoch = log.borrow().epoch;
+        let role = Role::Sequencer;
+        let (node, incarnation) = (NodeId(100), Incarnation(epoch));
+        let hello = Hello { cluster: CLUSTER, role, node, incarnation }.to_bytes();
+        let mut endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello));
+        let address = endpoint.listen("127.0.0.1:0").unwrap();
+        Self {
+            endpoint,
+            address,
+            log: log.clone(),
+            epoch,
+            followers: Vec::new(),
+            lanes: Vec::new(),
+            reports: Vec::new(),
+            deaf: false,
+            overloaded: 0,
+            appends_seen: 0,
+        }
+    }
+
+    fn turn(&mut self) {
+        let mut events: Vec<(LaneId, Option<Vec<u8>>, bool)> = Vec::new();
+        self.endpoint.poll(&mut |event| match event {
+            Event::Up { lane, .. } => events.push((lane, None, true)),
+            Event::Message { lane, bytes } => events.push((lane, Some(bytes.to_vec()), true)),
+            Event::Down { lane, .. } => events.push((lane, None, false)),
+            Event::Written { .. } | Event::Room { .. } => {}
+        });
+        for (lane, bytes, up) in events {
+            match bytes {
+                None if up => self.welcome(lane),
+                None => {
+                    self.followers.retain(|(follower, _)| *follower != lane);
+                    self.lanes.retain(|known| *known != lane);
+                }
+                Some(bytes) => self.message(lane, Message::parse(&bytes).unwrap()),
+            }
+        }
+        let log = self.log.borrow();
+        let end = log.recs.len() as u64;
+        for (lane, next) in &mut self.followers {
+            if *next <= end && log.epoch == self.epoch {
+                let records = log.chunk(*next, usize::MAX);
+                let (epoch, first) = (Epoch(self.epoch), SeqNum(*next));
+                let bytes = Message::Stream { epoch, first, records: &records }.to_bytes();
+                if self.endpoint.send(*lane, &[&bytes]).is_ok() {
+                    *next = end + 1;
+                }
+            }
+        }
+        self.endpoint.flush();
+    }
+
+    fn welcome(&mut self, lane: LaneId) {
+        self.lanes.push(lane);
+        let log = self.log.borrow();
+        let message = Message::Welcome {
+            epoch: Epoch(self.epoch),
+            history: log.history.clone(),
+            window_start: SeqNum(log.window_start),
+            tail: SeqNum(log.recs.len() as u64),
+            members: MEMBERS.to_vec(),
+            lease_ms: 300,
+        };
+        self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
+    }
+
+    fn message(&mut self, lane: LaneId, message: Message<'_>) {
+        match message {
+            Message::Follow { from } => self.followers.push((lane, from.0)),
+            Message::Report { applied, safe_point, answered } => {
+                self.reports.push((applied.0, safe_point.0, answered.0));
+            }
+            Message::AskTail { token } => {
+                let seq = SeqNum(self.log.borrow().recs.len() as u64);
+                self.endpoint.send(lane, &[&Message::Tail { token, seq }.to_bytes()]).unwrap();
+            }
+            Message::Append { epoch, append } => self.order(lane, epoch, &append),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn order(&mut self, lane: LaneId, epoch: Epoch, append: &Append<'_>) {
+        self.appends_seen += 1;
+        if self.deaf || epoch.0 != self.epoch {
+            return;
+        }
+        let mut log = self.log.borrow_mut();
+        let local = append.local;
+        let mut refuse = |refusal| {
+            let message = Message::Refused { epoch, local, refusal };
+            self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
+        };
+        if self.overloaded > 0 {
+            self.overloaded -= 1;
+            return refuse(Refusal::Overloaded);
+        }
+        if log.recs.iter().any(|rec| rec.local == local.0) {
+            return;
+        }
+        for condition in &append.conditions {
+            let Condition::Length { tag, length } = *condition else { panic!() };
+            let mut found = log.recs.iter().zip(1u64..).filter(|(rec, _)| rec.tags.contains(&tag));
+            if found.clone().count() as u64 != length {
+                let winner = found.nth(usize::try_from(length).unwrap());
+                let winner = winner.map_or(SeqNum(0), |(_, seq)| SeqNum(seq));
+                return refuse(Refusal::Conflict { condition: 0, winner });
+            }
+        }
+        let origin = Origin { engine: ENGINE, incarnation: LIFE, local };
+        log.put(RecordKind::Data, origin, &append.tags, append.payload);
+    }
+}
+
+type Object = (String, Vec<u8>);
+
+#[derive(Default)]
+pub struct Store {
+    pub cells: BTreeMap<Object, (CellTuple, Option<Vec<u8>>)>,
+    pub versions: BTreeMap<(Object, VersionId), Vec<u8>>,
+    pub blobs: BTreeMap<[u8; 32], Vec<u8>>,
+}
+
+pub struct Storage {
+    endpoint: Endpoint<Tcp>,
+    pub address: String,
+    log: LogOfAll,
+    lanes: Vec<LaneId>,
+    words: Vec<(LaneId, u64, RegionId)>,
+    written: BTreeMap<(LaneId, u32), u64>,
+    staging: BTreeMap<LaneId, Arc<HeapMemory>>,
+    /// How many records are flushed; `None`: all there are.
+    pub flushed: Option<u64>,
+    pub store: Store,
+    /// Questions get no answer.
+    pub mute: bool,
+    /// Questions of the state store fail.
+    pub failing: bool,
+    pub requests: usize,
+    pub log_reads: usize,
+    pub puts: usize,
+}
+
+pub fn object(object: ObjectKey<'_>) -> Object {
+    (object.table.to_owned(), object.key.to_vec())
+}
+
+impl Storage {
+    fn new(reactor: &SharedReactor, node: NodeId, log: &LogOfAll) -> Self {
+        let role = Role::Storage;
+        let hello = Hello { cluster: CLUSTER, role, node, incarnation: Incarnation(1) }.to_bytes();
+        let mut endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello));
+        let address = endpoint.listen("127.0.0.1:0").unwrap();
+        Self {
+            endpoint,
+            address,
+            log: log.clone(),
+            lanes: Vec::new(),
+            words: Vec::new(),
+            written: BTreeMap::new(),
+            staging: BTreeMap::new(),
+            flushed: None,
+            store: Store::default(),
+            mute: false,
+            failing: false,
+            requests: 0,
+            log_reads: 0,
+            puts: 0,
+        }
+    }
+
+    fn turn(&mut self) {
+        let mut events: Vec<(LaneId, Option<Vec<u8>>, bool)> = Vec::new();
+        self.endpoint.poll(&mut |event| match event {
+            Event::Up { lane, .. } => events.push((lane, None, true)),
+            Event::Message { lane, bytes } => events.push((lane, Some(bytes.to_vec()), true)),
+            Event::Down { lane, .. } => events.push((lane, None, false)),
+            Event::Written { .. } | Event::Room { .. } => {}
+        });
+        for (lane, bytes, up) in events {
+            match bytes {
+                None if up => self.stage(lane),
+                None => {
+                    self.lanes.retain(|known| *known != lane);
+                    self.words.retain(|(known, ..)| *known != lane);
+                }
+                Some(bytes) => self.message(lane, Message::parse(&bytes).unwrap()),
+            }
+        }
+        let log = self.log.borrow();
+        let end = self.flushed.unwrap_or(log.recs.len() as u64).min(log.recs.len() as u64);
+        for (lane, epoch, region) in &self.words {
+            let written = self.written.entry((*lane, region.0)).or_default();
+            if *epoch == log.epoch && *written < end {
+                *written = end;
+                let to = RemoteSpan { region: *region, offset: 0 };
+                let word = end.to_le_bytes();
+                self.endpoint.write(*lane, to, Source::bytes(&word), None).unwrap();
+            }
+        }
+        self.endpoint.flush();
+    }
+
+    fn stage(&mut self, lane: LaneId) {
+        self.lanes.push(lane);
+        let staging = Arc::new(HeapMemory::new(1 << 20));
+        let region = self.endpoint.expose(staging.clone(), Access::Lane(lane)).unwrap();
+        self.staging.insert(lane, staging);
+        let message = Message::Staging { region: region.0, len: 1 << 20 };
+        self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
+    }
+
+    fn message(&mut self, lane: LaneId, message: Message<'_>) {
+        match message {
+            Message::WatermarkHere { epoch, region } => {
+                self.words.push((lane, epoch.0, RegionId(region)));
+            }
+            Message::ReadLog { token, epoch, from, max_bytes, .. } => {
+                self.log_reads += 1;
+                if self.mute {
+                    return;
+                }
+                let log = self.log.borrow();
+                let records = log.chunk(from.0, max_bytes as usize);
+                let (first, end) = (from, SeqNum(log.recs.len() as u64));
+                let chunk = Message::LogChunk { token, epoch, first, end, records: &records };
+                self.endpoint.send(lane, &[&chunk.to_bytes()]).unwrap();
+            }
+            Message::State { token, request } => {
+                self.requests += 1;
+                if self.mute {
+                    return;
+                }
+                if self.failing {
+                    return self.answer(lane, token, StateReply::Failed("by order of the test"));
+                }
+                self.state(lane, token, request);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bytes(&self, lane: LaneId, source: ValueSource<'_>) -> Vec<u8> {
+        match source {
+            ValueSource::Inline(bytes) => bytes.to_vec(),
+            ValueSource::Staged { offset, len } => {
+                let mut bytes = Vec::new();
+                let words = self.staging[&lane].words();
+                memory::append_out(words, offset, len as usize, &mut bytes).unwrap();
+                bytes
+            }
+        }
+    }
+
+    fn state(&mut self, lane: LaneId, token: u64, request: StateRequest<'_>) {
+        match request {
+            StateRequest::PutCell { object: key, tuple, value } => {
+                self.puts += 1;
+                let value = value.map(|value| self.bytes(lane, value));
+                let cell = self.store.cells.entry(object(key)).or_insert((tuple, None));
+                if tuple >= cell.0 {
+                    *cell = (tuple, value);
+                }
+                self.answer(lane, token, StateReply::Done);
+            }
+            StateRequest::PutVersion { object: key, version, value } => {
+                self.puts += 1;
+                let value = self.bytes(lane, value);
+                self.store.versions.insert((object(key), version), value);
+                self.answer(lane, token, StateReply::Done);
+            }
+            StateRequest::GetTuple { object: key } => {
+                let tuple = self.store.cells.get(&object(key)).map(|cell| cell.0);
+                self.answer(lane, token, StateReply::Tuple(tuple));
+            }
+            StateRequest::GetCell { object: key, landing } => {
+                let cell = self.store.cells.get(&object(key)).cloned();
+                let Some((tuple, value)) = cell else {
+                    return self.answer(lane, token, StateReply::Cell(None));
+                };
+                self.value(lane, token, landing, value.as_deref(), |value| {
+                    StateReply::Cell(Some(StoredCell { tuple, value }))
+                });
+            }
+            StateRequest::GetVersion { object: key, version, landing } => {
+                let found = self.store.versions.get(&(object(key), version)).cloned();
+                let Some(value) = found else {
+                    return self.answer(lane, token, StateReply::Value(None));
+                };
+                self.value(lane, token, landing, Some(&value), |value| {
+                    StateReply::Value(Some((SeqNum(0), value)))
+                });
+            }
+            StateRequest::GetBase { .. } => self.answer(lane, token, StateReply::Value(None)),
+            StateRequest::PutBlob { hash, offset, bytes, .. } => {
+                let blob = self.store.blobs.entry(hash).or_default();
+                blob.truncate(usize::try_from(offset).unwrap());
+                blob.extend_from_slice(bytes);
+                self.answer(lane, token, StateReply::Done);
+            }
+            StateRequest::GetBlob { hash, offset } => match self.store.blobs.get(&hash).cloned() {
+                None => self.answer(lane, token, StateReply::NoBlob),
+                Some(blob) => {
+                    let from = usize::try_from(offset).unwrap();
+                    let to = blob.len().min(from + limits::BLOB_CHUNK_BYTES);
+                    let (total, bytes) = (blob.len() as u64, &blob[from..to]);
+                    self.answer(lane, token, StateReply::Blob { total, bytes });
+                }
+            },
+        }
+    }
+
+    fn value<'a>(
+        &mut self,
+        lane: LaneId,
+        token: u64,
+        landing: Option<Landing>,
+        value: Option<&'a [u8]>,
+        reply: impl FnOnce(Option<ValueSource<'a>>) -> StateReply<'a>,
+    ) {
+        let len = u32::try_from(value.map_or(0, <[u8]>::len)).unwrap();
+        let reply = match (value, landing) {
+            (Some(bytes), Some(landing)) if bytes.len() > INLINE_BYTES => {
+                if landing.capacity < len {
+                    StateReply::NeedRoom { len }
+                } else {
+                    let region = RegionId(landing.region);
+                    let to = RemoteSpan { region, offset: landing.offset };
+                    self.endpoint.write(lane, to, Source::bytes(bytes), None).unwrap();
+                    reply(Some(ValueSource::Staged { offset: 0, len }))
+                }
+            }
+            (Some(bytes), None) if bytes.len() > INLINE_BYTES => StateReply::NeedRoom { len },
+            _ => reply(value.map(ValueSource::Inline)),
+        };
+        self.answer(lane, token, reply);
+    }
+
+    fn answer(&mut self, lane: LaneId, token: u64, reply: StateReply<'_>) {
+        let message = Message::StateAnswer { token, reply };
+        self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
+    }
+}
+
+pub struct World {
+    reactor: SharedReactor,
+    pub log: LogOfAll,
+    pub sequencer: Option<Sequencer>,
+    pub storage: Vec<Option<Storage>>,
+    pub driver: Driver<Tcp, TestDirectory>,
+    directory: SharedDirectory,
+    pub now_ns: u64,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(|_| {}, Limits::default())
+    }
+
+    pub fn with(prepare: impl FnOnce(&mut SharedLog), limits: Limits) -> Self {
+        let reactor = Reactor::shared(ReactorOptions::default()).unwrap();
+        let log = LogOfAll::default();
+        prepare(&mut log.borrow_mut());
+        log.borrow_mut().open();
+        let storage: Vec<_> =
+            MEMBERS.iter().map(|node| Some(Storage::new(&reactor, *node, &log))).collect();
+        let directory = SharedDirectory::default();
+        let mut options = Options::new(CLUSTER, Role::Engine, ENGINE, LIFE);
+        options.limits = limits;
+        let transport = Tcp::new(reactor.clone());
+        let driver = Driver::new(transport, TestDirectory(directory.clone()), &options, 0);
+        let sequencer = Some(Sequencer::new(&reactor, &log));
+        let mut world = Self { reactor, log, sequencer, storage, driver, directory, now_ns: 0 };
+        world.publish();
+        world
+    }
+
+    fn publish(&mut self) {
+        let sequencer = self.sequencer.as_ref().map(|found| (NodeId(100), found.address.clone()));
+        let address = |found: &Option<Storage>| found.as_ref().map(|found| found.address.clone());
+        let storage = MEMBERS
+            .iter()
+            .zip(&self.storage)
+            .map(|(node, found)| (*node, address(found)))
+            .collect();
+        let mut directory = self.directory.borrow_mut();
+        directory.places =
+            Places { sequencer: sequencer.or(directory.places.sequencer.take()), storage };
+    }
+
+    /// The sequencer's process is gone, and all its lanes.
+    pub fn kill_sequencer(&mut self) {
+        self.sequencer = None;
+    }
+
+    /// Another sequencer opens an epoch, at another address.
+    pub fn start_sequencer(&mut self) {
+        self.log.borrow_mut().open();
+        self.sequencer = Some(Sequencer::new(&self.reactor, &self.log));
+        self.publish();
+    }
+
+    pub fn kill_storage(&mut self, index: usize) {
+        self.storage[index] = None;
+    }
+
+    pub fn start_storage(&mut self, index: usize) {
+        self.storage[index] = Some(Storage::new(&self.reactor, MEMBERS[index], &self.log));
+        self.publish();
+    }
+
+    pub fn node(&mut self, index: usize) -> &mut Storage {
+        self.storage[index].as_mut().unwrap()
+    }
+
+    pub fn sequencer(&mut self) -> &mut Sequencer {
+        self.sequencer.as_mut().unwrap()
+    }
+
+    pub fn round(&mut self) {
+        self.now_ns += ROUND_NS;
+        let pace = self.driver.turn(self.now_ns);
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.turn();
+        }
+        for storage in self.storage.iter_mut().flatten() {
+            storage.turn();
+        }
+        let wait = if pace.busy { Duration::ZERO } else { Duration::from_micros(100) };
+        self.reactor.borrow_mut().wait(wait).unwrap();
+    }
+
+    pub fn rounds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.round();
+        }
+    }
+
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..ROUNDS_MAX {
+            if done(self) {
+                return;
+            }
+            self.round();
+        }
+        panic!("it never came: {what}");
+    }
+
+    /// Runs a task to its end.
+    pub fn run<T: 'static>(&mut self, task: impl Future<Output = T> + 'static) -> T {
+        let slot: Rc<RefCell<Option<T>>> = Rc::default();
+        let result = slot.clone();
+        let task = async move { *result.borrow_mut() = Some(task.await) };
+        self.driver.executor().spawn(task).unwrap();
+        self.until("the end of a task", |_| slot.borrow().is_some());
+        slot.borrow_mut().take().unwrap()
+    }
+
+    /// Starts a task and collects its result.
+    pub fn start<T: 'static>(
+        &mut self,
+        task: impl Future<Output = T> + 'static,
+    ) -> Rc<RefCell<Option<T>>> {
+        let slot: Rc<RefCell<Option<T>>> = Rc::default();
+        let result = slot.clone();
+        let task = async move { *result.borrow_mut() = Some(task.await) };
+        self.driver.executor().spawn(task).unwrap();
+        slot
+    }
+
+    pub fn ready(&mut self) {
+        self.until("an open epoch", |world| world.driver.log().is_open());
+        self.until("all lanes", |world| {
+            world.storage.iter().flatten().all(|s| !s.lanes.is_empty())
+        });
+        self.rounds(5);
+    }
+
+    pub fn deadline(&self, ms: u64) -> u64 {
+        self.now_ns + ms * 1_000_000
+    }
+
+    /// Local ids in the log, without the sequencer's own records.
+    pub fn locals(&self) -> Vec<u64> {
+        self.log.borrow().recs.iter().map(|rec| rec.local).filter(|local| *local > 0).collect()
+    }
+
+    pub fn distinct(&self) -> usize {
+        self.locals().into_iter().collect::<BTreeSet<_>>().len()
+    }
+}
