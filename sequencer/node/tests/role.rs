@@ -404,6 +404,26 @@ fn the_tail_is_told_only_when_two_storage_nodes_confirm_the_epoch() {
 }
 
 #[test]
+fn a_storage_node_that_comes_back_is_asked_again_to_confirm() {
+    let mut world = World::new();
+    world.open();
+    world.join(ENGINE, 1);
+    world.until(|world| world.role.status().storage.iter().all(|(_, sealed)| *sealed));
+    world.storage.iter_mut().skip(1).for_each(|storage| storage.confirms = false);
+    world.client(ENGINE).send(&Message::AskTail { token: 4 });
+    (0..20).for_each(|_| world.turn());
+    assert_eq!(world.client(ENGINE).tails(), []);
+    world.storage[1].confirms = true;
+    let lanes: Vec<_> = world.storage[1].endpoint.lanes().collect();
+    lanes.into_iter().for_each(|lane| world.storage[1].endpoint.close(lane));
+    world.until(|world| {
+        world.now.mono_ns += 1_000_000;
+        !world.client(ENGINE).tails().is_empty()
+    });
+    assert_eq!(world.client(ENGINE).tails(), [(4, SeqNum(1))]);
+}
+
+#[test]
 fn a_silent_engine_is_evicted_and_nothing_of_it_is_ordered_after_that() {
     let mut world = World::new();
     world.open();
