@@ -6,6 +6,7 @@
 
 mod journal;
 mod launch;
+mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,10 +18,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub use journal::{Journal, Recorded};
 pub use launch::{Launch, ProcessLaunch, Running, ThreadLaunch};
 
+use self::outcome::{Tried, called, describe, finished, send};
 use crate::engine::{ChannelConfig, ChannelError, EngineSide, Inbox, SendError};
-use crate::message::{
-    Data, EndReason, Finish, Invoke, Level, Operation, Outcome, Refusal, Request,
-};
+use crate::message::{EndReason, Invoke, Level, Operation, Refusal, Request};
 use crate::{Doorbell, RingError};
 
 /// How an instance ended.
@@ -437,88 +437,6 @@ impl FakeEngine {
         Recorded::Committed
     }
 }
-
-/// How an attempt ended.
-enum Tried {
-    Ended(Ended),
-    Unwound,
-    Lost(String),
-}
-
-fn called(ended: Ended) -> Recorded {
-    match ended {
-        Ended::Returned(bytes) => Recorded::Value(bytes),
-        Ended::Failed(bytes) => Recorded::CalleeFailed(bytes),
-    }
-}
-
-fn finished(host: &Host, finish: Finish<'_>) -> Result<Tried, FakeError> {
-    let copy = |data: Data<'_>| {
-        let mut bytes = Vec::new();
-        host.side.copy_out(data, &mut bytes).map(|()| bytes)
-    };
-    Ok(match finish {
-        Finish::Returned(data) => Tried::Ended(Ended::Returned(copy(data)?)),
-        Finish::Failed(data) => Tried::Ended(Ended::Failed(copy(data)?)),
-        Finish::Unwound => Tried::Unwound,
-        Finish::Crashed { text } => Tried::Lost(text.to_owned()),
-    })
-}
-
-fn send(host: &mut Host, id: u64, recorded: &Recorded) -> Result<(), FakeError> {
-    let outcome = match recorded {
-        Recorded::Done | Recorded::Begun(_) => Outcome::Done,
-        Recorded::Value(bytes) => Outcome::Value(host.side.place(bytes).map_err(SendError::from)?),
-        Recorded::CalleeFailed(bytes) => {
-            Outcome::CalleeFailed(host.side.place(bytes).map_err(SendError::from)?)
-        }
-        Recorded::Absent => Outcome::Absent,
-        Recorded::Committed => Outcome::Committed,
-        Recorded::Conflict => Outcome::Conflict,
-        Recorded::Go => Outcome::Go,
-        Recorded::Time(ns) => Outcome::Time(*ns),
-        Recorded::Instance(id) => Outcome::Instance(*id),
-        Recorded::Draw(bytes) => Outcome::Draw(*bytes),
-        Recorded::Refused(code, text) => Outcome::Refused { code: *code, text },
-        Recorded::Ended(reason) => Outcome::Ended(*reason),
-    };
-    Ok(host.side.send_reply(id, &outcome)?)
-}
-
-/// An operation by its content, to be compared with that of another attempt.
-fn describe(host: &Host, operation: &Operation<'_>) -> Result<String, ChannelError> {
-    let shown = |data: Data<'_>| -> Result<String, ChannelError> {
-        let mut bytes = Vec::new();
-        host.side.copy_out(data, &mut bytes)?;
-        bytes.truncate(DESCRIBED_MAX_BYTES);
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    Ok(match *operation {
-        Operation::Write { table, key, value } => {
-            let value = value.map(shown).transpose()?;
-            format!("write of {table}/{} = {value:?}", String::from_utf8_lossy(key))
-        }
-        Operation::Call { function, input } => format!("call of {function}({})", shown(input)?),
-        Operation::CallBegin { function, input } => {
-            format!("begin of a call of {function}({})", shown(input)?)
-        }
-        Operation::Spawn { function, input } => format!("spawn of {function}({})", shown(input)?),
-        Operation::SideEffectDone { .. } => "result of a side effect".to_owned(),
-        // Ids differ between attempts.
-        Operation::Join { .. } => "join".to_owned(),
-        ref other @ (Operation::Read { .. }
-        | Operation::TxnBegin
-        | Operation::TxnCommit
-        | Operation::TxnAbort
-        | Operation::SideEffectBegin
-        | Operation::Fence
-        | Operation::Now
-        | Operation::Random) => format!("{other:?}"),
-    })
-}
-
-/// Bytes of a value that an operation's description holds.
-const DESCRIBED_MAX_BYTES: usize = 256;
 
 impl From<RingError> for FakeError {
     fn from(error: RingError) -> Self {
