@@ -137,6 +137,14 @@ impl Sequencer {
         }
     }
 
+    /// Takes all lanes down, and goes on.
+    pub fn drop_lanes(&mut self) {
+        for lane in self.lanes.drain(..) {
+            self.endpoint.close(lane);
+        }
+        self.followers.clear();
+    }
+
     fn turn(&mut self) {
         let mut events: Vec<(LaneId, Option<Vec<u8>>, bool)> = Vec::new();
         self.endpoint.poll(&mut |event| match event {

@@ -114,6 +114,21 @@ fn appends_survive_any_number_of_sequencers_and_are_done_once() {
 }
 
 #[test]
+fn an_append_that_was_lost_with_its_lane_is_sent_again_in_the_same_epoch() {
+    let mut world = World::new();
+    world.ready();
+    world.sequencer().deaf = true;
+    let log = world.driver.log();
+    let end = world.start(async move { log.append(&request(&[], &[])).await });
+    world.until("the append", |world| world.sequencer().appends_seen == 1);
+    world.sequencer().drop_lanes();
+    world.sequencer().deaf = false;
+    world.until("the answer", |_| end.borrow().is_some());
+    assert_eq!(*end.borrow(), Some(Ok(Appended::At(SeqNum(2)))));
+    assert_eq!(world.driver.metrics().epochs, 1);
+}
+
+#[test]
 fn a_sequencer_without_room_is_asked_again() {
     let mut world = World::new();
     world.ready();
