@@ -34,12 +34,14 @@ fn main() {
     view.extend(epoch, SeqNum(1), &stream).unwrap();
     record.kind = RecordKind::Data;
     let (payload, begin, mut answered, mut ordering) = ([7; 256], Instant::now(), 0, 0);
+    let mut submitted = 0;
     while answered < APPENDS {
         for token in 0..DEPTH {
-            let tags = [Tag((1 << 40) + answered + token), Tag(3)];
+            let tags = [Tag((1 << 40) + submitted), Tag(3)];
             let append =
                 NewAppend { floor: SeqNum(1), conditions: &[], tags: &tags, payload: &payload };
             submissions.submit(token, &append).unwrap();
+            submitted += 1;
         }
         let mark = record.seq;
         view.watermark(epoch, NodeId(1), mark);
