@@ -4,7 +4,7 @@
 //! credit for the ring that this side *sends* into, and then the ring that it receives from. The
 //! sides learn each other's region from a greeting, which also carries the role's own hello.
 
-mod greeting;
+pub(crate) mod greeting;
 
 use std::fmt;
 use std::mem;
@@ -27,7 +27,7 @@ pub use greeting::{LANE_VERSION, MAX_HELLO_BYTES};
 pub const TURN_MESSAGES: usize = 1024;
 
 /// Bytes before the ring in an inbound region. The first word is the credit.
-const HEAD_BYTES: usize = 64;
+pub(crate) const HEAD_BYTES: usize = 64;
 
 /// How an endpoint is set up.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ pub enum Event<'a> {
         lane: LaneId,
     },
     /// The lane is dead. Which of the last messages and writes arrived is unknown. Comes exactly
-    /// once for every lane that was dialled or was up.
+    /// once for every lane that was dialled or was up, or whose peer speaks another version.
     Down {
         /// The lane.
         lane: LaneId,
@@ -322,7 +322,9 @@ impl<T: Transport> Endpoint<T> {
                 // What arrived before the end still counts.
                 self.drain(lane, usize::MAX, handle);
                 let known = self.lanes.remove(lane);
-                if known.is_some_and(|found| found.dialled || found.peer.is_some()) {
+                // A stranger that dials and goes is no news; a node of another release is.
+                let news = matches!(reason, DownReason::WrongVersion { .. });
+                if known.is_some_and(|found| news || found.dialled || found.peer.is_some()) {
                     handle(Event::Down { lane, reason });
                 }
             }

@@ -7,8 +7,8 @@
 //! - [`contract`]: what every transport promises, rules T1 to T5.
 //! - [`mailbox`]: messages over one-sided writes, by a byte ring per direction.
 //! - [`endpoint`]: what roles use: dial, listen, send, write, poll.
-//! - `local`: the transport between endpoints of one process.
-//! - `conformance`: the tests that every transport passes.
+//! - [`local`]: the transport between endpoints of one process.
+//! - `conformance` (feature of that name): the tests that every transport passes.
 //!
 //! A role's loop looks like this:
 //!
@@ -30,10 +30,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod contract;
 pub mod endpoint;
 
 pub mod lanes;
+pub mod local;
 
 pub mod mailbox;
 pub mod memory;
@@ -45,4 +48,5 @@ pub use contract::{
 };
 pub use endpoint::{Endpoint, EndpointOptions, Event, SendError, Turn};
 
+pub use local::{LocalNet, LocalTransport};
 pub use memory::{HeapMemory, Memory};

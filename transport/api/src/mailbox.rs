@@ -266,10 +266,6 @@ impl RingReader {
     pub fn next(&mut self, words: &[AtomicU64], settled: bool) -> Found<'_> {
         // Twice at most: a pad is followed by the start of a lap, where no pad may be.
         for _ in 0..2 {
-            let left = self.size - self.position % self.size;
-            if left < HEADER_BYTES as u64 {
-                self.position += left;
-            }
             match self.look(words) {
                 Look::Nothing => return Found::Nothing,
                 Look::Partial if settled => return Found::Corrupt,
@@ -284,6 +280,13 @@ impl RingReader {
         Found::Corrupt
     }
 
+    /// Where the next entry begins. What is skipped before it counts as read only together with
+    /// it: until then the sender has not gone past it, and credit for it would be refused.
+    fn expected(&self) -> u64 {
+        let left = self.size - self.position % self.size;
+        if left < HEADER_BYTES as u64 { self.position + left } else { self.position }
+    }
+
     /// What is to be written to the sender's credit word, if it is time.
     pub fn credit_due(&self) -> Option<u64> {
         let owed = self.position - self.credited;
@@ -296,24 +299,25 @@ impl RingReader {
     }
 
     fn look(&mut self, words: &[AtomicU64]) -> Look {
-        let at = self.position % self.size;
+        let expected = self.expected();
+        let at = expected % self.size;
         let index = usize::try_from(at).unwrap_or(usize::MAX) / WORD;
         let Some([position, shape, check]) = words.get(index..index + 3) else {
             return Look::Partial;
         };
-        if u64::from_le(position.load(Ordering::Acquire)) != self.position {
+        if u64::from_le(position.load(Ordering::Acquire)) != expected {
             return Look::Nothing;
         }
         let (len, kind) = halves(shape);
         let (crc, epoch) = halves(check);
-        let header = Header { position: self.position, len, kind, epoch };
+        let header = Header { position: expected, len, kind, epoch };
         let left = self.size - at;
-        let next = self.position + entry_bytes(len as usize) as u64;
-        if epoch != self.epoch || next - self.position > left {
+        let next = expected + entry_bytes(len as usize) as u64;
+        if epoch != self.epoch || next - expected > left {
             return Look::Partial;
         }
         match kind {
-            PAD if header.crc() == crc && next - self.position == left => Look::Pad { next },
+            PAD if header.crc() == crc && next - expected == left => Look::Pad { next },
             MESSAGE if len as usize <= self.max_message => {
                 self.copy.resize(len as usize, 0);
                 let from = at + HEADER_BYTES as u64;
@@ -339,3 +343,6 @@ fn halves(word: &AtomicU64) -> (u32, u32) {
     let halves: [u32; 2] = bytemuck::cast(word.load(Ordering::Acquire));
     (u32::from_le(halves[0]), u32::from_le(halves[1]))
 }
+
+#[cfg(test)]
+mod tests;

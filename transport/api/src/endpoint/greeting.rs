@@ -24,14 +24,14 @@ const CRC_BYTES: usize = 4;
 
 /// A greeting that was checked.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Greeting<'a> {
-    pub(super) region: RegionId,
-    pub(super) epoch: u32,
-    pub(super) ring_bytes: usize,
-    pub(super) hello: &'a [u8],
+pub(crate) struct Greeting<'a> {
+    pub(crate) region: RegionId,
+    pub(crate) epoch: u32,
+    pub(crate) ring_bytes: usize,
+    pub(crate) hello: &'a [u8],
 }
 
-pub(super) fn encode(region: RegionId, epoch: u32, ring_bytes: usize, hello: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(region: RegionId, epoch: u32, ring_bytes: usize, hello: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIXED_BYTES + hello.len() + CRC_BYTES);
     bytes.extend(MAGIC);
     bytes.extend(LANE_VERSION.to_le_bytes());
@@ -45,7 +45,7 @@ pub(super) fn encode(region: RegionId, epoch: u32, ring_bytes: usize, hello: &[u
     bytes
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Greeting<'_>, DownReason> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Greeting<'_>, DownReason> {
     let rest = bytes.strip_prefix(&MAGIC).ok_or(DownReason::NotHalfmoon)?;
     let (version, _) = rest.split_first_chunk().ok_or(DownReason::NotHalfmoon)?;
     let theirs = u16::from_le_bytes(*version);
