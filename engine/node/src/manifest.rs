@@ -1,6 +1,6 @@
 //! What a function binary says about itself, and the record that deploys it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::names::{self, BadName};
 
@@ -54,13 +54,13 @@ pub struct FunctionSpec {
     #[serde(default)]
     pub read_only: bool,
     /// Longest time of one attempt, in ms.
-    #[serde(default = "timeout_default")]
+    #[serde(default = "timeout_default", deserialize_with = "timeout")]
     pub timeout_ms: u64,
     /// Attempts before an unfinished root is parked.
-    #[serde(default = "attempts_default")]
+    #[serde(default = "attempts_default", deserialize_with = "attempts")]
     pub max_attempts: u32,
     /// Most invocations at once on one engine; 0: as many as there are workers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_zero")]
     pub concurrency: u32,
 }
 
@@ -69,7 +69,7 @@ pub struct FunctionSpec {
 pub struct TableDecl {
     /// Its name within the namespace.
     pub name: String,
-    /// How it is logged; the namespace's protocol when left out.
+    /// How it is logged; the namespace's protocol when left out or `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// Which order it promises.
@@ -165,7 +165,8 @@ impl Manifest {
             limit("timeout_ms", function.timeout_ms, TIMEOUT_MAX_MS)?;
         }
         for table in &self.tables {
-            let pinned = matches!(table.protocol, None | Some(Protocol::HalfmoonRead));
+            let pinned =
+                matches!(table.protocol, None | Some(Protocol::Auto | Protocol::HalfmoonRead));
             if table.transactional && !pinned {
                 return Err(ManifestError::Transactional(table.name.clone()));
             }
@@ -229,6 +230,19 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
         seen.push(name);
     }
     Ok(())
+}
+
+/// A number that is `null` is the engine's to choose.
+fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(TIMEOUT_DEFAULT_MS))
+}
+
+fn attempts<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(ATTEMPTS_DEFAULT))
+}
+
+fn null_is_zero<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(0))
 }
 
 const fn timeout_default() -> u64 {
@@ -311,6 +325,19 @@ mod tests {
             (hello.read_only, hello.timeout_ms, hello.max_attempts, hello.concurrency),
             (false, TIMEOUT_DEFAULT_MS, ATTEMPTS_DEFAULT, 0)
         );
+    }
+
+    #[test]
+    fn what_the_sdk_prints_is_understood() {
+        let manifest = parse(
+            r#"{"sdk":"rust 0.1.0","layout":1,"functions":[{"name":"f","read_only":false,
+                "timeout_ms":null,"max_attempts":3,"concurrency":null}],"tables":[{"name":"t",
+                "protocol":"auto","order":"sequential","transactional":true}]}"#,
+        )
+        .unwrap();
+        let f = &manifest.functions[0];
+        assert_eq!((f.timeout_ms, f.max_attempts, f.concurrency), (TIMEOUT_DEFAULT_MS, 3, 0));
+        assert!(manifest.tables[0].transactional);
     }
 
     #[test]

@@ -214,10 +214,11 @@ impl Registry {
 /// baseline: there it follows the namespace, and transactions over it are refused.
 fn table_spec(name: String, declared: &TableDecl, inherited: Protocol) -> TableSpec {
     let baseline = matches!(inherited, Protocol::Boki | Protocol::Unlogged);
-    let follows = declared.protocol.is_none() && baseline;
+    let own = declared.protocol.filter(|protocol| *protocol != Protocol::Auto);
+    let follows = own.is_none() && baseline;
     TableSpec {
         name,
-        protocol: declared.protocol.unwrap_or(inherited).into(),
+        protocol: own.unwrap_or(inherited).into(),
         order: declared.order.into(),
         transactional: declared.transactional && !follows,
     }

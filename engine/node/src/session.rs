@@ -1,0 +1,551 @@
+//! One attempt: what a worker asks for, carried out by the protocols, one operation after another;
+//! its callees run beside it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use halfmoon_channel::{EndReason, Outcome as Answer, Refusal};
+use halfmoon_client::JoinHandle;
+use halfmoon_protocol::attempt::{BeginTransaction, Callee, SideEffect};
+use halfmoon_protocol::call::{Begin, Ended, Envelope, Input, Outcome, Status};
+use halfmoon_protocol::finish::Ending;
+use halfmoon_protocol::root::Request;
+use halfmoon_protocol::transaction::Commit;
+use halfmoon_protocol::{Attempt, Mode, Stop, TableSpec};
+
+use crate::asked::{Asked, Bytes, Finished, Said, arena_full, refusal};
+use crate::hot::Hot;
+use crate::ids::fingerprint;
+use crate::metrics::count;
+use crate::names::FunctionName;
+use crate::ops::{EngineOps, OpsError, Tree};
+use crate::pool::Want;
+use crate::registry::Function;
+use crate::sync::{Either, first_of};
+use crate::value::Value;
+use crate::workers::{AcquireError, Lease, Running, Way, WorkerLost};
+
+/// Attempts of a callee within one attempt of its caller.
+const CALLEE_ATTEMPTS_MAX: u32 = 4;
+/// How long a worker may take to unwind an attempt that is over, in ns.
+const UNWIND_WITHIN_NS: u64 = 2_000_000_000;
+
+pub(crate) type Halt = Stop<Value, OpsError>;
+type CalleeHandle = JoinHandle<Result<Outcome<Value>, Lost>>;
+
+/// An attempt that came to no end.
+pub(crate) enum Lost {
+    /// The protocols say so.
+    Stop(Halt),
+    /// No worker was had.
+    NoWorker(AcquireError),
+    /// The worker or the function failed: attempt again.
+    Failed(String),
+}
+
+/// What an attempt runs.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) function: Function,
+    /// The functions above it, the root's first.
+    pub(crate) above: Rc<Vec<FunctionName>>,
+    /// Which attempt it is, from 1.
+    pub(crate) number: u32,
+}
+
+struct Session {
+    hot: Rc<Hot>,
+    tree: Rc<Tree>,
+    plan: Plan,
+    lease: Lease,
+    attempt: Box<Attempt<EngineOps>>,
+    calls: BTreeMap<u64, Call>,
+    handles: Handles,
+}
+
+enum Call {
+    Runs(u32),
+    Ended(Box<Outcome<Value>>),
+}
+
+/// Callees under way, by the caller's number. They end with the attempt that called them.
+#[derive(Default)]
+struct Handles(BTreeMap<u32, CalleeHandle>);
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.0.values().for_each(JoinHandle::abort);
+    }
+}
+
+/// Why an operation has no answer.
+enum Broken {
+    Worker(WorkerLost),
+    Stop(Halt),
+    Lost(Lost),
+}
+
+impl From<WorkerLost> for Broken {
+    fn from(lost: WorkerLost) -> Self {
+        Self::Worker(lost)
+    }
+}
+
+impl From<Halt> for Broken {
+    fn from(stop: Halt) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+/// Runs an attempt to its end, within the function's time limit.
+pub(crate) async fn run(
+    hot: &Rc<Hot>,
+    tree: &Rc<Tree>,
+    plan: Plan,
+    attempt: Box<Attempt<EngineOps>>,
+) -> Result<Ending<EngineOps>, Lost> {
+    let lease = hot.workers.acquire(want(&plan)).await.map_err(Lost::NoWorker)?;
+    let limit_ms = plan.function.spec.timeout_ms.max(1);
+    let deadline_ns = hot.executor.now_ns() + limit_ms * 1_000_000;
+    let name = plan.function.name.clone();
+    let session = Session {
+        hot: Rc::clone(hot),
+        tree: Rc::clone(tree),
+        plan,
+        lease,
+        attempt,
+        calls: BTreeMap::new(),
+        handles: Handles::default(),
+    };
+    match hot.executor.timeout_at(deadline_ns, Box::pin(session.drive(limit_ms))).await {
+        Ok(outcome) => outcome,
+        // The session is gone, and its lease has killed the worker.
+        Err(_) => Err(Lost::Failed(format!("{name} did not end within {limit_ms} ms"))),
+    }
+}
+
+fn want(plan: &Plan) -> Want {
+    let Function { name, version, spec, .. } = &plan.function;
+    Want {
+        version: *version,
+        function: name.clone(),
+        concurrency: spec.concurrency,
+        depth: plan.above.len(),
+        recursive: plan.above.contains(name),
+    }
+}
+
+impl Session {
+    async fn drive(mut self, limit_ms: u64) -> Result<Ending<EngineOps>, Lost> {
+        self.attempt.ops().lands_at(self.lease.id());
+        let running = Running {
+            function: self.plan.function.name.clone(),
+            instance: self.attempt.identity().instance,
+        };
+        let input = self.attempt.input().clone();
+        if let Err(lost) = self.lease.invoke(running, self.plan.number, limit_ms, &input) {
+            return Err(Lost::Failed(lost.to_string()));
+        }
+        drop(input);
+        match self.converse().await {
+            Ok(finished) => self.finish(finished).await,
+            Err(Broken::Worker(lost)) => Err(Lost::Failed(lost.to_string())),
+            Err(Broken::Lost(Lost::Stop(stop)) | Broken::Stop(stop)) => self.stopped(stop).await,
+            Err(Broken::Lost(lost)) => {
+                self.unwind(EndReason::Restart);
+                Err(lost)
+            }
+        }
+    }
+
+    /// Carries out operations until the function ends.
+    async fn converse(&mut self) -> Result<Finished, Broken> {
+        loop {
+            let said = self.next().await?;
+            match said {
+                Said::Ask(id, asked) => self.answer(id, asked).await?,
+                Said::Finish(finished) => return Ok(finished),
+                Said::Hello | Said::Log(..) => {}
+            }
+        }
+    }
+
+    /// The next message; meanwhile Init is sent if a callee needs it.
+    async fn next(&mut self) -> Result<Said, Broken> {
+        if !self.is_root() {
+            return Ok(self.lease.next().await?);
+        }
+        loop {
+            match first_of(self.lease.next(), self.tree.need_init.notified()).await {
+                Either::First(said) => return Ok(said?),
+                Either::Second(()) => self.attempt.send_init().await?,
+            }
+        }
+    }
+
+    fn is_root(&self) -> bool {
+        self.plan.above.is_empty()
+    }
+
+    async fn answer(&mut self, id: u64, asked: Asked) -> Result<(), Broken> {
+        match self.operate(id, asked).await {
+            Err(Broken::Stop(Stop::Refused(refused))) => {
+                let answer = Answer::Refused { code: refusal(refused), text: &refused.to_string() };
+                Ok(self.lease.reply(id, &answer)?)
+            }
+            Err(Broken::Stop(Stop::Ops(OpsError::ArenaFull))) => {
+                Ok(self.lease.reply(id, &arena_full())?)
+            }
+            Err(Broken::Stop(stop)) => {
+                self.lease.reply(id, &Answer::Ended(reason(&stop)))?;
+                Err(Broken::Stop(stop))
+            }
+            Err(Broken::Lost(lost)) => {
+                self.lease.reply(id, &Answer::Ended(EndReason::Restart))?;
+                Err(Broken::Lost(lost))
+            }
+            done => done,
+        }
+    }
+
+    async fn operate(&mut self, id: u64, asked: Asked) -> Result<(), Broken> {
+        let attempt = &mut self.attempt;
+        match asked {
+            Asked::Read { table, key } => {
+                count(&self.hot.metrics.reads_total);
+                let table = table_spec(&self.hot, &self.plan, &table);
+                match attempt.read(&table, &key).await? {
+                    Some(value) => self.lease.reply_value(id, &value, Way::Value)?,
+                    None => self.lease.reply(id, &Answer::Absent)?,
+                }
+            }
+            Asked::Write { table, key, value } => {
+                count(&self.hot.metrics.writes_total);
+                let table = table_spec(&self.hot, &self.plan, &table);
+                let value = value.map(|bytes| Value::Bytes(bytes.here()));
+                attempt.write(&table, &key, value).await?;
+                self.lease.reply(id, &Answer::Done)?;
+            }
+            Asked::Fence => {
+                attempt.fence().await?;
+                self.lease.reply(id, &Answer::Done)?;
+            }
+            Asked::Now => {
+                let now = attempt.now().await?;
+                self.lease.reply(id, &Answer::Time(now))?;
+            }
+            Asked::Random => {
+                let drawn = attempt.random();
+                self.lease.reply(id, &Answer::Draw(drawn))?;
+            }
+            Asked::TxnBegin => match attempt.begin_transaction().await? {
+                BeginTransaction::Run => self.lease.reply(id, &Answer::Done)?,
+                BeginTransaction::TooManyConflicts => {
+                    self.committed(id, Commit::TooManyConflicts)?;
+                }
+            },
+            Asked::TxnCommit => {
+                let commit = attempt.commit().await?;
+                self.committed(id, commit)?;
+            }
+            Asked::TxnAbort => {
+                let commit = attempt.abandon().await?;
+                self.committed(id, commit)?;
+            }
+            Asked::SideEffectBegin => match attempt.begin_side_effect().await? {
+                SideEffect::Recorded(value) => {
+                    self.lease.reply_value(id, &value, Way::Value)?;
+                }
+                SideEffect::Run => self.lease.reply(id, &Answer::Go)?,
+            },
+            Asked::SideEffectDone { result } => {
+                let own = result.here();
+                let recorded = attempt.record_side_effect(Value::Bytes(Rc::clone(&own))).await?;
+                if recorded.bytes() == own {
+                    self.lease.reply(id, &Answer::Done)?;
+                } else {
+                    self.lease.reply_value(id, &recorded, Way::Value)?;
+                }
+            }
+            Asked::Call { function, input } => {
+                if let Some(call) = self.begin_call(id, &function, input).await? {
+                    self.join(id, call).await?;
+                }
+            }
+            Asked::CallBegin { function, input } => {
+                if let Some(call) = self.begin_call(id, &function, input).await? {
+                    self.calls.insert(id, call);
+                    self.lease.reply(id, &Answer::Done)?;
+                }
+            }
+            Asked::Join { call } => match self.calls.remove(&call) {
+                Some(call) => self.join(id, call).await?,
+                None => self.refuse(id, Refusal::NoSuchCall, "no such call is outstanding")?,
+            },
+            Asked::Spawn { function, input } => self.spawn(id, &function, input).await?,
+            Asked::Unknown => {
+                self.refuse(id, Refusal::NotAllowed, "this engine does not know the operation")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn committed(&self, id: u64, commit: Commit) -> Result<(), WorkerLost> {
+        match commit {
+            Commit::Committed => self.lease.reply(id, &Answer::Committed)?,
+            Commit::Again => self.lease.reply(id, &Answer::Conflict)?,
+            Commit::TooManyConflicts => {
+                let text = "the transaction met too many conflicts";
+                self.refuse(id, Refusal::TooManyConflicts, text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, id: u64, code: Refusal, text: &str) -> Result<(), WorkerLost> {
+        self.lease.reply(id, &Answer::Refused { code, text })
+    }
+
+    /// The function as of the root's initial cursor.
+    fn callee(&self, function: &str) -> Option<Function> {
+        let home = self.plan.function.name.namespace();
+        let name = FunctionName::parse(function, home).ok()?;
+        self.hot.registry.borrow().function(&name, self.attempt.identity().floor).cloned()
+    }
+
+    async fn begin_call(
+        &mut self,
+        id: u64,
+        function: &str,
+        input: Bytes,
+    ) -> Result<Option<Call>, Broken> {
+        let Some(callee) = self.callee(function) else {
+            let text = format!("no function {function:?} was deployed when this root started");
+            self.refuse(id, Refusal::UnknownFunction, cut(&text))?;
+            return Ok(None);
+        };
+        count(&self.hot.metrics.calls_total);
+        let input = Input { value: Value::Bytes(input.here()), fingerprint: 0 };
+        let name = callee.name.to_string();
+        match self.attempt.begin_call(&name, input, callee.spec.read_only).await? {
+            Begin::Recorded(outcome) => Ok(Some(Call::Ended(Box::new(outcome)))),
+            Begin::Run(envelope) => {
+                let number = envelope.call;
+                let mut above = Vec::clone(&self.plan.above);
+                above.push(self.plan.function.name.clone());
+                let (hot, tree) = (Rc::clone(&self.hot), Rc::clone(&self.tree));
+                let plan = Plan { function: callee, above: Rc::new(above), number: 1 };
+                let task = run_callee(hot, tree, plan, *envelope);
+                let spawned = self.hot.executor.spawn(task);
+                let handle = spawned.map_err(|error| Broken::Lost(failed(&error)))?;
+                self.handles.0.insert(number, handle);
+                Ok(Some(Call::Runs(number)))
+            }
+        }
+    }
+
+    async fn join(&mut self, id: u64, call: Call) -> Result<(), Broken> {
+        let outcome = self.outcome(call).await?;
+        let mut ended = self.attempt.joined(vec![outcome]).await?;
+        let Some(Ended { status, result, .. }) = ended.pop() else { return Ok(()) };
+        match status {
+            Status::Returned => self.lease.reply_value(id, &result, Way::Value)?,
+            Status::Failed => self.lease.reply_value(id, &result, Way::CalleeFailed)?,
+            Status::Parked | Status::Cancelled => {
+                self.refuse(id, Refusal::CalleeParked, "the callee was parked")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How a callee ended; meanwhile Init is sent if one below needs it.
+    async fn outcome(&mut self, call: Call) -> Result<Outcome<Value>, Broken> {
+        let number = match call {
+            Call::Ended(outcome) => return Ok(*outcome),
+            Call::Runs(number) => number,
+        };
+        let is_root = self.is_root();
+        // The handle stays where it is aborted if this wait is dropped.
+        let Self { handles, tree, attempt, .. } = self;
+        let Some(handle) = handles.0.get_mut(&number) else {
+            return Err(Broken::Lost(Lost::Failed("a call was joined twice".to_owned())));
+        };
+        let joined = loop {
+            if !is_root {
+                break handle.await;
+            }
+            match first_of(&mut *handle, tree.need_init.notified()).await {
+                Either::First(joined) => break joined,
+                Either::Second(()) => attempt.send_init().await?,
+            }
+        };
+        handles.0.remove(&number);
+        match joined {
+            Ok(outcome) => outcome.map_err(Broken::Lost),
+            Err(aborted) => Err(Broken::Lost(failed(&aborted))),
+        }
+    }
+
+    async fn spawn(&mut self, id: u64, function: &str, input: Bytes) -> Result<(), Broken> {
+        let Some(callee) = self.callee(function) else {
+            let text = format!("no function {function:?} was deployed when this root started");
+            return Ok(self.refuse(id, Refusal::UnknownFunction, cut(&text))?);
+        };
+        let bytes = input.here();
+        let mode = self.attempt.identity().mode;
+        let request = Request {
+            function: callee.name.to_string(),
+            version: callee.version.0,
+            input: Input { fingerprint: fingerprint(&bytes), value: Value::Bytes(bytes) },
+            mode,
+            keyed: false,
+            read_only: callee.spec.read_only,
+        };
+        let root = self.attempt.call_detached(request.clone()).await?;
+        if mode == Mode::Unlogged {
+            // Nothing is in the log, so nobody else starts it.
+            self.hot.start_unlogged(root, request);
+        }
+        Ok(self.lease.reply(id, &Answer::Instance(root.0))?)
+    }
+
+    /// The function has ended: so does the instance.
+    async fn finish(mut self, finished: Finished) -> Result<Ending<EngineOps>, Lost> {
+        let result = match finished {
+            Finished::Returned(bytes) => Ok(Value::Bytes(bytes.here())),
+            Finished::Failed(bytes) => Err(Value::Bytes(bytes.here())),
+            Finished::Unwound => {
+                return Err(Lost::Failed("the function unwound by itself".to_owned()));
+            }
+            Finished::Crashed(text) => {
+                return Err(Lost::Failed(format!("the function panicked: {text}")));
+            }
+        };
+        // What it began and did not wait for is part of it all the same.
+        for call in std::mem::take(&mut self.calls).into_values() {
+            let joined = match self.outcome(call).await {
+                Ok(outcome) => self.attempt.joined(vec![outcome]).await.map(drop),
+                Err(Broken::Stop(stop)) => Err(stop),
+                Err(Broken::Lost(lost)) => return Err(lost),
+                Err(Broken::Worker(lost)) => return Err(Lost::Failed(lost.to_string())),
+            };
+            match joined {
+                Ok(()) => {}
+                Err(Stop::Cancelled) => {
+                    return self.attempt.finish_cancelled().await.map_err(Lost::Stop);
+                }
+                Err(stop) => return Err(Lost::Stop(stop)),
+            }
+        }
+        let Self { attempt, lease, .. } = self;
+        // The worker is free for the next one while the end is logged.
+        drop(lease);
+        attempt.finish(result).await.map_err(Lost::Stop)
+    }
+
+    async fn stopped(mut self, stop: Halt) -> Result<Ending<EngineOps>, Lost> {
+        self.handles = Handles::default();
+        if !matches!(stop, Stop::Cancelled) {
+            self.unwind(reason(&stop));
+            return Err(Lost::Stop(stop));
+        }
+        let Self { hot, lease, attempt, .. } = self;
+        unwind(&hot, lease, EndReason::Cancelled);
+        attempt.finish_cancelled().await.map_err(Lost::Stop)
+    }
+
+    fn unwind(self, why: EndReason) {
+        unwind(&self.hot, self.lease, why);
+    }
+}
+
+/// Lets the function unwind, in the background; a worker that does not is killed.
+fn unwind(hot: &Rc<Hot>, lease: Lease, why: EndReason) {
+    let executor = hot.executor.clone();
+    let deadline_ns = executor.now_ns() + UNWIND_WITHIN_NS;
+    let unwound = async move {
+        let talk = async {
+            loop {
+                match lease.next().await {
+                    Ok(Said::Ask(id, _)) => lease.reply(id, &Answer::Ended(why)).is_ok(),
+                    Ok(Said::Finish(_)) | Err(_) => return,
+                    Ok(Said::Hello | Said::Log(..)) => true,
+                };
+            }
+        };
+        // Late or not: the lease kills a worker that is in the middle of something.
+        executor.timeout_at(deadline_ns, talk).await.ok();
+    };
+    // Without room for the task its lease is dropped here, with the same effect.
+    hot.executor.spawn(unwound).map(drop).ok();
+}
+
+/// A callee, attempted until it ends or has failed too often.
+async fn run_callee(
+    hot: Rc<Hot>,
+    tree: Rc<Tree>,
+    mut plan: Plan,
+    envelope: Envelope<Value>,
+) -> Result<Outcome<Value>, Lost> {
+    let call = envelope.call;
+    loop {
+        let lost = match attempt_callee(&hot, &tree, &plan, envelope.clone()).await {
+            Err(Lost::Stop(Stop::Ended(ended))) => {
+                return Ok(Outcome { call, ended: *ended, transaction: None });
+            }
+            Err(Lost::Failed(why)) => why,
+            other => return other,
+        };
+        if plan.number >= CALLEE_ATTEMPTS_MAX {
+            return Err(Lost::Failed(lost));
+        }
+        tracing::info!(function = %plan.function.name, attempt = plan.number, lost, "calling again");
+        hot.executor.sleep(hot.backoff_ns(plan.number)).await;
+        plan.number += 1;
+    }
+}
+
+async fn attempt_callee(
+    hot: &Rc<Hot>,
+    tree: &Rc<Tree>,
+    plan: &Plan,
+    envelope: Envelope<Value>,
+) -> Result<Outcome<Value>, Lost> {
+    let ops = EngineOps::new(Rc::clone(hot), Rc::clone(tree));
+    let attempt = match Attempt::callee(ops, envelope).await.map_err(Lost::Stop)? {
+        Callee::Ended(outcome) => return Ok(outcome),
+        Callee::Run(attempt) => attempt,
+    };
+    let Ending { outcome, finish } = Box::pin(run(hot, tree, plan.clone(), attempt)).await?;
+    if let Some(finish) = finish {
+        // It only spares running the callee again: lost, it costs that.
+        hot.executor.spawn(async move { finish.append().await.is_ok() }).map(drop).ok();
+    }
+    Ok(outcome)
+}
+
+fn table_spec(hot: &Hot, plan: &Plan, table: &str) -> TableSpec {
+    hot.registry.borrow().table(plan.function.name.namespace(), table)
+}
+
+fn failed(error: &impl std::fmt::Display) -> Lost {
+    Lost::Failed(error.to_string())
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(halfmoon_channel::limits::TEXT_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+const fn reason(stop: &Halt) -> EndReason {
+    match stop {
+        Stop::RunLost | Stop::Ended(_) => EndReason::Superseded,
+        Stop::Cancelled => EndReason::Cancelled,
+        Stop::RootGone | Stop::SnapshotTooOld | Stop::Refused(_) => EndReason::Restart,
+        Stop::Fault(_) => EndReason::Parked,
+        Stop::Ops(_) => EndReason::Stopping,
+    }
+}

@@ -1,0 +1,123 @@
+//! Documents about an engine.
+
+use halfmoon_protocol::{Order, Protocol};
+use serde_json::{Value, json};
+
+use crate::command::Document;
+use crate::hot::Hot;
+
+/// Roots that are listed; there may be more.
+const LISTED_MAX: usize = 100;
+
+/// What does not change while an engine runs.
+pub(crate) struct Constants {
+    pub(crate) durability: &'static str,
+    pub(crate) backend: String,
+}
+
+pub(crate) fn show(hot: &Hot, what: Document, constants: &Constants, lanes: usize) -> Value {
+    match what {
+        Document::Functions => functions(hot),
+        Document::Tables => tables(hot),
+        Document::Engine => engine(hot, constants, lanes),
+    }
+}
+
+fn functions(hot: &Hot) -> Value {
+    let registry = hot.registry.borrow();
+    let functions: Vec<Value> = registry
+        .functions()
+        .map(|function| {
+            json!({
+                "name": function.name.to_string(),
+                "version": function.version,
+                "read_only": function.spec.read_only,
+                "timeout_ms": function.spec.timeout_ms,
+                "max_attempts": function.spec.max_attempts,
+                "concurrency": function.spec.concurrency,
+            })
+        })
+        .collect();
+    json!({ "functions": functions })
+}
+
+fn tables(hot: &Hot) -> Value {
+    let registry = hot.registry.borrow();
+    let tables: Vec<Value> = registry
+        .tables()
+        .map(|table| {
+            let order = match table.order {
+                Order::Sequential => "sequential",
+                Order::Relaxed => "relaxed",
+            };
+            json!({
+                "name": table.name,
+                "protocol": protocol(table.effective()),
+                "order": order,
+                "transactional": table.transactional,
+                "pinned": table.transactional,
+            })
+        })
+        .collect();
+    json!({ "tables": tables })
+}
+
+const fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Auto => "auto",
+        Protocol::HalfmoonRead => "halfmoon-read",
+        Protocol::HalfmoonWrite => "halfmoon-write",
+        Protocol::Boki => "boki",
+        Protocol::Unlogged => "unlogged",
+    }
+}
+
+fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
+    let roots = hot.roots.borrow();
+    let listed: Vec<Value> = roots
+        .values()
+        .take(LISTED_MAX)
+        .map(|root| {
+            let parked = root.parked.borrow();
+            json!({
+                "id": root.id.to_string(),
+                "function": *root.function.borrow(),
+                "attempts": root.attempts.get(),
+                "cursor": root.floor.get().0,
+                "parked": *parked,
+            })
+        })
+        .collect();
+    let workers: Vec<Value> = hot
+        .workers
+        .show()
+        .into_iter()
+        .filter_map(|worker| {
+            let running = worker.running.as_ref();
+            Some(json!({
+                "pid": worker.pid?,
+                "version": worker.version,
+                "function": running.map(|running| running.function.to_string()),
+                "instance": running.map(|running| running.instance.to_string()),
+            }))
+        })
+        .collect();
+    json!({
+        "node": hot.me.engine.0,
+        "incarnation": hot.me.incarnation.0,
+        "epoch": hot.log.epoch().0,
+        "open": hot.log.is_open(),
+        "applied": hot.log.applied().0,
+        "committed": hot.log.committed().0,
+        "safe_point": hot.log.safe_point().0,
+        "unanswered_appends": hot.log.unanswered(),
+        "unfinished_roots": roots.len(),
+        "unfinished_roots_of_cluster": hot.intents.borrow().len(),
+        "roots": listed,
+        "workers": workers,
+        "transport": { "kind": "tcp", "lanes": lanes },
+        "durability": constants.durability,
+        "backend": constants.backend,
+        "stopping": hot.stopping.get(),
+    })
+}
