@@ -32,6 +32,44 @@ pub fn intent(payload: &[u8]) -> Result<Intent, DecodeError> {
     Ok(Intent::Begins(inits.map(|init| init.root).collect()))
 }
 
+/// What a record counts as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A standalone Init.
+    Init,
+    /// A step other than a fence.
+    Step,
+    /// An empty step.
+    Fence,
+    /// The end marker of an instance.
+    Finish,
+    /// A request to cancel.
+    Cancel,
+}
+
+/// What a record counts as, for whoever counts appends; `None` when it does not parse.
+#[must_use]
+pub fn kind(payload: &[u8]) -> Option<Kind> {
+    Some(match Entry::decode(payload).ok()?.body {
+        Body::Init => Kind::Init,
+        Body::Fence => Kind::Fence,
+        Body::Finish { .. } => Kind::Finish,
+        Body::Cancel => Kind::Cancel,
+        Body::Write { .. }
+        | Body::Read { .. }
+        | Body::WriteIntent { .. }
+        | Body::WriteDone { .. }
+        | Body::Commit { .. }
+        | Body::TooManyConflicts { .. }
+        | Body::SideEffect { .. }
+        | Body::Select { .. }
+        | Body::Detached(_)
+        | Body::CallIntent { .. }
+        | Body::CallDone { .. }
+        | Body::Begin => Kind::Step,
+    })
+}
+
 /// A value as a record holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stored {
