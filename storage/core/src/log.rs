@@ -208,6 +208,16 @@ impl Log {
         }
     }
 
+    /// The segment to be made ready by now: the one in use is half full, or too full for what is
+    /// queued.
+    #[must_use]
+    pub fn segment_due(&self) -> Option<SegmentId> {
+        let left = self.config.segment_bytes.saturating_sub(self.cursor.offset);
+        let need = self.queue.front().map_or(0, |front| batch_bytes(front.body.len()));
+        let due = self.cursor.offset == 0 || left < self.cursor.offset || left < need as u64;
+        due.then(|| self.segment_wanted())
+    }
+
     /// Accepts bytes that follow the end and were checked (or are opaque and end at `checked.last`).
     /// They are split by the caller so that `bytes` fits a batch.
     ///

@@ -1,5 +1,29 @@
-//! The storage role: the stream as write-ahead log, and the native state store.
+//! The storage role: keeps the log and the state of a cluster on one node's disk.
+//!
+//! [`run`] is a node with a thread, a reactor and TCP of its own; [`Role`] is the machine alone, for
+//! whoever brings an endpoint and a [`Disk`]. What the bytes on disk mean is `halfmoon-log`'s
+//! business; this package reads, writes, and talks.
 
 #![forbid(unsafe_code)]
 
-pub mod state;
+mod config;
+mod disk;
+mod error;
+mod fetch;
+mod home;
+mod journal;
+mod keeper;
+mod lanes;
+pub mod limits;
+mod metrics;
+mod reads;
+mod role;
+mod run;
+mod state;
+
+pub use config::{Config, Durability, RoleConfig};
+pub use disk::{Disk, DiskDone, ReactorDisk};
+pub use error::NodeError;
+pub use metrics::{Metrics, Snapshot};
+pub use role::Role;
+pub use run::{run, run_with};

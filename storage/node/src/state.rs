@@ -1,196 +1,470 @@
-//! The native state store: cells, versions, bases and function binaries.
+//! The native state store of one node.
 //!
-//! What is written lies, durable, in the node's *state log* before [`StateStore::apply`] hears of it.
-//! From there it is kept twice: in an [`overlay`] in memory, where reads find it at once, and on its
-//! way to an embedded engine (fjall) on a helper thread. A write leaves the overlay once the engine
-//! has it; a segment of the state log is recycled once the engine has *flushed* it
-//! ([`StateStore::persisted`]). So a state write costs one flush, that of the state log, and the
-//! engine's own journal is not synced for it.
-//!
-//! - S1. A cell only grows: a put with a tuple that is not larger changes nothing, and is success.
-//! - S2. A version never changes: a second put of one changes nothing.
-//! - S3. Applying an entry twice is applying it once. Replay of the state log at start, from any
-//!   position at or below what was persisted, gives the same state.
+//! A write goes to the node's state log (same segments, same ring, same turn as the log itself) and
+//! to a table in memory, the *overlay*. It is answered when the log has flushed it, and handed to the
+//! embedded engine behind that. Reads ask the overlay, then a cache, then the engine on its thread.
+//! Only what is durable is ever shown to a reader: a read that finds a newer value waits for its
+//! flush.
 
-pub mod entry;
-mod keeper;
-mod overlay;
+mod answer;
+mod cache;
+mod entry;
+mod request;
+mod store;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use halfmoon_wire::limits::BLOB_CHUNK_BYTES;
-use halfmoon_wire::{CellTuple, ObjectKey, SeqNum, VersionId};
+use halfmoon_log::{BatchKind, Checked, Log, LogConfig};
+use halfmoon_reactor::AlignedBuffer;
+use halfmoon_transport::{LaneId, Wake};
+use halfmoon_wire::{Epoch, Message, SeqNum, StateReply, StateRequest};
+use rustc_hash::FxHashMap;
 
-pub use entry::Entry;
-use entry::{Row, row_key};
-use keeper::Keeper;
-pub use keeper::StateOpenError;
-use overlay::Overlay;
+use crate::NodeError;
+use crate::disk::Disk;
+use crate::home::{Opened, Segment, SegmentDir};
+use crate::journal::Journal;
+use crate::keeper::{Keeper, Which};
+use crate::lanes::Lanes;
+use crate::limits::{
+    APPLY_MAX, CACHE_MAX_BYTES, FRAGMENT_MAX_BYTES, OVERLAY_MAX_BYTES, PARKED_MAX_BYTES,
+    STATE_READS_MAX,
+};
+use crate::metrics::{Metrics, add, set};
+use crate::state::answer::{Ask, Shape, What};
+use crate::state::cache::Cache;
+use crate::state::entry::{Assembler, Put, Rule, base_key, cell_key, split, version_key};
+use crate::state::request::{RequestError, parse_put};
+use crate::state::store::{Event, Store, newer};
 
-/// Writes that the embedded engine has not taken yet, in bytes; beyond, new ones are to be held
-/// back.
-pub const OVERLAY_MAX_BYTES: usize = 128 << 20;
-
-/// Why a read gave no answer. What is stored is not touched.
-#[derive(Debug, thiserror::Error)]
-pub enum StateReadError {
-    /// The embedded engine failed.
-    #[error("the embedded engine failed to read: {0}")]
-    Engine(#[from] fjall::Error),
-    /// What it gave back is not what was put in.
-    #[error("a stored value is damaged: {0}; replace this node, its peers have the value")]
-    Damaged(#[from] halfmoon_wire::DecodeError),
+/// The state store of one node.
+pub(crate) struct State {
+    log: Log,
+    journal: Journal,
+    store: Store,
+    /// What the engine does not have yet, by key.
+    overlay: FxHashMap<Arc<[u8]>, Overlaid>,
+    overlay_bytes: usize,
+    cache: Cache,
+    /// Writes on their way: logged, then durable, then handed over.
+    unapplied: VecDeque<Put>,
+    /// Writes that the engine is taking.
+    applying: Vec<Put>,
+    /// Entries up to this one are in the engine.
+    applied: u64,
+    /// Batches that the engine has taken.
+    applies: u64,
+    /// Bytes given to the engine since it was last asked to sync.
+    unsynced: u64,
+    syncing: bool,
+    /// Answered once the log is durable up to the entry.
+    waiting: BTreeMap<u64, Vec<Ask>>,
+    /// Reads that the engine's thread works on.
+    reading: BTreeMap<u64, Reading>,
+    /// Reads of blobs, until the engine has all that was written before them.
+    blobs: VecDeque<(u64, Ask)>,
+    /// Writes without room, as they came.
+    parked: VecDeque<(LaneId, Vec<u8>)>,
+    parked_bytes: usize,
+    last_read: u64,
+    metrics: Arc<Metrics>,
 }
 
-/// A cell: its tuple and its value; `None` is a tombstone.
-pub type Cell = (CellTuple, Option<Arc<[u8]>>);
-/// A base: the position up to which it was folded, and its value; `None` is a tombstone.
-pub type Base = (SeqNum, Option<Arc<[u8]>>);
-
-/// A piece of a function binary, with the bytes of the whole.
-pub type BlobPiece = (u64, Arc<[u8]>);
-
-/// The state of one node.
-pub struct StateStore {
-    overlay: Overlay,
-    keeper: Keeper,
-    /// Bytes of the function binaries whose hash was compared since the start.
-    verified: rustc_hash::FxHashMap<[u8; 32], u64>,
+struct Overlaid {
+    value: Arc<[u8]>,
+    /// The write's last entry.
+    number: u64,
+    /// Known to be newer than what the engine has.
+    settled: bool,
 }
 
-impl StateStore {
-    /// Opens the store in `dir`, and says up to which position of the state log it has everything;
-    /// what comes after is to be applied again. `wake` is called when a write has moved on.
-    pub fn open(
-        dir: &Path,
-        wake: impl Fn() + Send + 'static,
-    ) -> Result<(Self, u64), StateOpenError> {
-        let keeper = Keeper::open(dir, wake)?;
-        let persisted = keeper.persisted();
-        let verified = rustc_hash::FxHashMap::default();
-        Ok((Self { overlay: Overlay::default(), keeper, verified }, persisted))
-    }
+/// A read that the engine's thread works on.
+struct Reading {
+    ask: Ask,
+    /// Batches that the engine had taken when it began.
+    applies: u64,
+    /// The overlay had something that may be newer.
+    shadowed: bool,
+}
 
-    /// Makes a write visible that is durable in the state log at `position` (ascending).
-    pub fn apply(&mut self, position: u64, entry: &Entry<'_>) -> Result<(), StateReadError> {
-        let row = match entry {
-            Entry::Cell { object, tuple, .. } => {
-                let newer = self.cell(*object)?.is_none_or(|(current, _)| current < *tuple);
-                newer.then(|| entry.row())
+/// Segments that hold this share of a segment of unsynced writes have the engine sync.
+const SYNC_SHARE: u64 = 2;
+
+impl State {
+    pub(crate) fn open(
+        path: &Path,
+        dir: &SegmentDir,
+        config: LogConfig,
+        known: bool,
+        (durable, metrics, wake): (bool, Arc<Metrics>, Arc<dyn Wake>),
+    ) -> Result<Self, NodeError> {
+        let (mut assembler, mut puts, mut damaged) = (Assembler::default(), Vec::new(), None);
+        let Opened { log, segments } = dir.recover(config, known, |batch| {
+            if batch.info.kind == BatchKind::Trim {
+                puts.retain(|put: &Put| put.number > batch.info.last.0);
+            } else if batch.info.kind == BatchKind::Records
+                && assembler.take(batch.info.first.0, batch.body, &mut puts).is_none()
+            {
+                damaged = Some(batch.info.first.0);
             }
-            Entry::Base { object, seq, .. } => {
-                let newer = self.base(*object)?.is_none_or(|(current, _)| current < *seq);
-                newer.then(|| entry.row())
-            }
-            Entry::Version { .. } | Entry::Blob { .. } => {
-                let row = entry.row();
-                self.find(&row.key)?.is_none().then_some(row)
-            }
+        })?;
+        if let Some(number) = damaged {
+            return Err(NodeError::StateLog { number });
+        }
+        let applied = log.accepted().trimmed.0;
+        puts.retain(|put| put.number > applied);
+        let mut state = Self {
+            log,
+            journal: Journal::new(Which::State, segments, durable),
+            store: Store::open(path, wake)?,
+            overlay: FxHashMap::default(),
+            overlay_bytes: 0,
+            cache: Cache::new(CACHE_MAX_BYTES),
+            unapplied: VecDeque::new(),
+            applying: Vec::new(),
+            applied,
+            applies: 0,
+            unsynced: 0,
+            syncing: false,
+            waiting: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            blobs: VecDeque::new(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            last_read: 0,
+            metrics,
         };
-        if let Some(Row { key, value }) = row {
-            let (key, value): (Arc<[u8]>, Arc<[u8]>) = (key.into(), value.into());
-            self.overlay.put(position, Arc::clone(&key), Arc::clone(&value));
-            self.keeper.add(key, value);
+        for put in puts {
+            state.overlay(put);
         }
-        self.keeper.reach(position);
+        state.hand_over();
+        Ok(state)
+    }
+
+    /// Whether everything accepted is on disk.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.log.is_idle() && self.parked.is_empty()
+    }
+
+    /// Whether the log says on disk that a life of the node has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.log.durable().ticket.0 > 0
+    }
+
+    pub(crate) fn prepared(&mut self, segment: Segment) {
+        self.journal.prepared(segment);
+    }
+
+    pub(crate) fn mark(&mut self) {
+        if self.log.needs_mark() {
+            self.log.mark();
+        }
+    }
+
+    pub(crate) fn lane_down(&mut self, lane: LaneId) {
+        self.parked.retain(|(of, _)| *of != lane);
+        self.parked_bytes = self.parked.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.blobs.retain(|(_, ask)| ask.lane != lane);
+    }
+
+    /// Starts writes; has segments made ready and taken back.
+    pub(crate) fn pump(&mut self, disk: &mut impl Disk, keeper: &Keeper) -> Result<(), NodeError> {
+        let (log, metrics) = (&mut self.log, &self.metrics);
+        self.journal.pump(disk, |ready, out| {
+            let write = log.next_write(ready, out)?;
+            add(&metrics.state_writes, 1);
+            add(&metrics.state_write_bytes, write.len as u64);
+            Some(write)
+        });
+        if let Some(due) = self.log.segment_due() {
+            self.journal.prepare(due, keeper)?;
+        }
+        while let Some(gone) = self.log.drop_segment() {
+            self.journal.dropped(gone, keeper)?;
+        }
+        set(&self.metrics.state_overlay_bytes, self.overlay_bytes as u64);
         Ok(())
     }
 
-    /// Hands what was applied to the embedded engine, and drops from memory what it has. Once a
-    /// turn. An error is final: the engine cannot write any more.
-    pub fn turn(&mut self) -> Result<(), StateOpenError> {
-        self.keeper.hand_over()?;
-        self.overlay.forget(self.keeper.written());
-        Ok(())
-    }
-
-    /// State-log position up to which everything survives a loss of power without the state log.
-    #[must_use]
-    pub fn persisted(&self) -> u64 {
-        self.keeper.persisted()
-    }
-
-    /// Bytes that the embedded engine has yet to take; compare with [`OVERLAY_MAX_BYTES`].
-    #[must_use]
-    pub fn pending_bytes(&self) -> usize {
-        self.overlay.bytes()
-    }
-
-    /// The cell of an object; `None` when there has never been one here.
-    pub fn cell(&self, object: ObjectKey<'_>) -> Result<Option<Cell>, StateReadError> {
-        match self.find(&row_key::cell(object))? {
-            Some(value) => Ok(Some(entry::parse_cell(&value)?)),
-            None => Ok(None),
-        }
-    }
-
-    /// A version of an object.
-    pub fn version(
-        &self,
-        object: ObjectKey<'_>,
-        version: VersionId,
-    ) -> Result<Option<Arc<[u8]>>, StateReadError> {
-        self.find(&row_key::version(object, version))
-    }
-
-    /// The base of an object.
-    pub fn base(&self, object: ObjectKey<'_>) -> Result<Option<Base>, StateReadError> {
-        match self.find(&row_key::base(object))? {
-            Some(value) => Ok(Some(entry::parse_base(&value)?)),
-            None => Ok(None),
-        }
-    }
-
-    /// A piece of a function binary, with the length of the whole. `None` unless all pieces are
-    /// here and their hash is right.
-    pub fn blob(
+    /// A write of the state log has ended.
+    pub(crate) fn completed(
         &mut self,
-        hash: [u8; 32],
-        offset: u64,
-    ) -> Result<Option<BlobPiece>, StateReadError> {
-        let total = match self.verified.get(&hash) {
-            Some(total) => *total,
-            None => match self.verify(hash)? {
-                Some(total) => *self.verified.entry(hash).or_insert(total),
-                None => return Ok(None),
-            },
+        number: u64,
+        result: io::Result<usize>,
+        buffer: AlignedBuffer,
+        lanes: &mut Lanes,
+    ) -> Result<(), NodeError> {
+        let number = self.journal.completed(number, result, buffer)?;
+        if self.log.completed(number) {
+            let later = self.waiting.split_off(&(self.log.durable().end.0 + 1));
+            for ask in std::mem::replace(&mut self.waiting, later).into_values().flatten() {
+                self.resume(ask, lanes);
+            }
+            self.hand_over();
+        }
+        Ok(())
+    }
+
+    /// Takes what the engine's threads have done.
+    pub(crate) fn collect(&mut self, lanes: &mut Lanes) -> Result<(), NodeError> {
+        while let Some(event) = self.store.next() {
+            match event {
+                Event::Applied => self.applied(lanes),
+                Event::Persisted(upto) => {
+                    self.syncing = false;
+                    self.log.trim(SeqNum(upto));
+                }
+                Event::Value(id, found) => {
+                    if let Some(reading) = self.reading.remove(&id) {
+                        self.found(reading, found, lanes);
+                    }
+                }
+                Event::Blob(id, piece) => {
+                    if let Some(Reading { ask, .. }) = self.reading.remove(&id) {
+                        let reply = match &piece {
+                            Some((total, bytes)) => StateReply::Blob { total: *total, bytes },
+                            None => StateReply::NoBlob,
+                        };
+                        ask.answer(reply, lanes);
+                    }
+                }
+                Event::Failed(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A request of a peer.
+    pub(crate) fn request(
+        &mut self,
+        lane: LaneId,
+        token: u64,
+        request: &StateRequest<'_>,
+        lanes: &mut Lanes,
+    ) -> Result<(), RequestError> {
+        add(&self.metrics.state_requests, 1);
+        let ask = |what| Ask { lane, token, what };
+        let value = |shape, key, landing| ask(What::Value(shape, key, landing));
+        match *request {
+            StateRequest::GetCell { object, landing } => {
+                self.read(value(Shape::Cell, cell_key(object), landing), lanes);
+            }
+            StateRequest::GetTuple { object } => {
+                self.read(value(Shape::Tuple, cell_key(object), None), lanes);
+            }
+            StateRequest::GetVersion { object, version, landing } => {
+                self.read(value(Shape::Version, version_key(object, version), landing), lanes);
+            }
+            StateRequest::GetBase { object, landing, floor: _ } => {
+                // Bases are folded by garbage collection only; without it the first is the last.
+                self.read(value(Shape::Base, base_key(object), landing), lanes);
+            }
+            StateRequest::GetBlob { hash, offset } => {
+                self.blobs.push_back((self.log.accepted().end.0, ask(What::Blob(hash, offset))));
+                self.read_blobs(lanes);
+            }
+            StateRequest::PutCell { .. }
+            | StateRequest::PutVersion { .. }
+            | StateRequest::PutBlob { .. } => return self.write(lane, token, request, lanes),
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        lane: LaneId,
+        token: u64,
+        request: &StateRequest<'_>,
+        lanes: &mut Lanes,
+    ) -> Result<(), RequestError> {
+        if self.overlay_bytes >= OVERLAY_MAX_BYTES {
+            let bytes = Message::State { token, request: *request }.to_bytes();
+            if self.parked_bytes + bytes.len() > PARKED_MAX_BYTES {
+                let busy = StateReply::Failed("busy: too many writes wait for the disk");
+                lanes.send(lane, &Message::StateAnswer { token, reply: busy });
+                return Ok(());
+            }
+            self.parked_bytes += bytes.len();
+            self.parked.push_back((lane, bytes));
+            return Ok(());
+        }
+        let put = parse_put(lane, request, lanes)?;
+        let number = self.put(put);
+        self.wait(number, Ask { lane, token, what: What::Done }, lanes);
+        Ok(())
+    }
+
+    /// Logs a write, unless it is known to change nothing. Returns the entry whose flush makes it, or
+    /// what is newer, durable.
+    fn put(&mut self, mut put: Put) -> u64 {
+        if put.rule == Rule::Newer {
+            let at = self.overlay.get(&put.key).filter(|at| newer(&at.value, &put.value));
+            if let Some(at) = at {
+                return at.number;
+            }
+            if self.cache.get(&put.key).is_some_and(|found| newer(found, &put.value)) {
+                return 0;
+            }
+        }
+        let limit = self.log.body_max().min(FRAGMENT_MAX_BYTES);
+        let log = &mut self.log;
+        split(&put, limit, |entry| {
+            let last = log.accepted().end.next();
+            log.append(Epoch(0), Checked { last, starts: Vec::new() }, entry);
+        });
+        put.number = self.log.accepted().end.0;
+        let number = put.number;
+        self.overlay(put);
+        number
+    }
+
+    fn overlay(&mut self, put: Put) {
+        self.overlay_bytes += put.len();
+        let (value, number) = (put.value.clone(), put.number);
+        let before = self.overlay.get(&put.key);
+        let beaten =
+            put.rule == Rule::Newer && before.is_some_and(|found| newer(&found.value, &value));
+        if !beaten {
+            let settled = put.rule == Rule::Always
+                || before.is_some_and(|found| found.settled)
+                || self.cache.get(&put.key).is_some();
+            self.overlay.insert(put.key.clone(), Overlaid { value, number, settled });
+        }
+        self.unapplied.push_back(put);
+    }
+
+    /// Gives the engine what is durable, one batch at a time.
+    fn hand_over(&mut self) {
+        if !self.applying.is_empty() {
+            return;
+        }
+        let durable = self.log.durable().end.0;
+        while self.applying.len() < APPLY_MAX
+            && self.unapplied.front().is_some_and(|put| put.number <= durable)
+        {
+            self.applying.extend(self.unapplied.pop_front());
+        }
+        if !self.applying.is_empty() {
+            self.store.apply(self.applying.clone());
+        }
+    }
+
+    fn applied(&mut self, lanes: &mut Lanes) {
+        self.applies += 1;
+        for put in std::mem::take(&mut self.applying) {
+            self.overlay_bytes -= put.len();
+            self.unsynced += put.len() as u64;
+            self.applied = put.number;
+            if self.overlay.get(&put.key).is_some_and(|at| at.number == put.number)
+                && let Some(gone) = self.overlay.remove(&put.key)
+                && gone.settled
+            {
+                self.cache.insert(put.key, gone.value);
+            }
+        }
+        if !self.syncing && self.unsynced >= self.log.config().segment_bytes / SYNC_SHARE {
+            (self.syncing, self.unsynced) = (true, 0);
+            self.store.persist(self.applied);
+        }
+        self.hand_over();
+        self.read_blobs(lanes);
+        while self.overlay_bytes < OVERLAY_MAX_BYTES
+            && let Some((lane, bytes)) = self.parked.pop_front()
+        {
+            self.parked_bytes -= bytes.len();
+            if let Ok(Message::State { token, request }) = Message::parse(&bytes)
+                && let Err(why) = self.write(lane, token, &request, lanes)
+            {
+                lanes.doom(lane, &why);
+            }
+        }
+    }
+
+    fn wait(&mut self, number: u64, ask: Ask, lanes: &mut Lanes) {
+        if number <= self.log.durable().end.0 {
+            self.resume(ask, lanes);
+        } else {
+            self.waiting.entry(number).or_default().push(ask);
+        }
+    }
+
+    fn resume(&mut self, ask: Ask, lanes: &mut Lanes) {
+        match ask.what {
+            What::Done => ask.answer(StateReply::Done, lanes),
+            What::Value(..) | What::Blob(..) => self.read(ask, lanes),
+        }
+    }
+
+    fn read(&mut self, ask: Ask, lanes: &mut Lanes) {
+        let What::Value(shape, key, landing) = &ask.what else { return };
+        if let Some(found) = self.overlay.get(key).filter(|found| found.settled) {
+            if found.number > self.log.durable().end.0 {
+                let number = found.number;
+                return self.wait(number, ask, lanes);
+            }
+            add(&self.metrics.state_memory_hits, 1);
+            let value = found.value.clone();
+            return ask.answer_value(*shape, Some(value), *landing, lanes);
+        }
+        if !self.overlay.contains_key(key)
+            && let Some(found) = self.cache.get(key)
+        {
+            add(&self.metrics.state_memory_hits, 1);
+            let value = found.clone();
+            return ask.answer_value(*shape, Some(value), *landing, lanes);
+        }
+        if self.reading.len() >= STATE_READS_MAX {
+            return ask.answer(StateReply::Failed("busy: too many reads"), lanes);
+        }
+        let shadowed = self.overlay.contains_key(key);
+        self.last_read += 1;
+        self.store.read(self.last_read, key.clone());
+        self.reading.insert(self.last_read, Reading { ask, applies: self.applies, shadowed });
+    }
+
+    /// The engine has answered a read; the overlay may hold something newer.
+    fn found(&mut self, reading: Reading, found: Option<Arc<[u8]>>, lanes: &mut Lanes) {
+        let Reading { ask, applies, shadowed } = reading;
+        let What::Value(shape, key, landing) = &ask.what else { return };
+        let Some(at) = self.overlay.get_mut(key) else {
+            if shadowed {
+                // The engine took what shadowed the value; whether before it was read is unknown.
+                return self.read(ask, lanes);
+            }
+            if let Some(found) = found.as_ref().filter(|_| applies == self.applies) {
+                self.cache.insert(key.clone(), found.clone());
+            }
+            return ask.answer_value(*shape, found, *landing, lanes);
         };
-        if offset >= total {
-            return Ok(Some((total, Arc::from([]))));
+        if let Some(found) = found.filter(|found| newer(found, &at.value)) {
+            // The engine will drop what the overlay holds.
+            return ask.answer_value(*shape, Some(found), *landing, lanes);
         }
-        let piece = self.find(&row_key::blob(hash, offset))?;
-        match piece {
-            Some(value) => Ok(Some((total, entry::parse_blob(&value)?.1))),
-            None => Ok(None),
-        }
+        at.settled = true;
+        self.read(ask, lanes);
     }
 
-    /// Bytes of the whole, if all pieces are here and right.
-    fn verify(&self, hash: [u8; 32]) -> Result<Option<u64>, StateReadError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut offset = 0;
-        loop {
-            let Some(value) = self.find(&row_key::blob(hash, offset))? else { return Ok(None) };
-            let (total, piece) = entry::parse_blob(&value)?;
-            hasher.update(&piece);
-            offset += piece.len() as u64;
-            if offset >= total {
-                return Ok((hasher.finalize().as_bytes() == &hash).then_some(total));
+    /// Reads of blobs ask the engine only, so they wait until it has what was written before.
+    fn read_blobs(&mut self, lanes: &mut Lanes) {
+        let caught_up = self.unapplied.is_empty() && self.applying.is_empty();
+        while let Some((number, _)) = self.blobs.front() {
+            if *number > self.applied && !caught_up {
+                return;
             }
-            if piece.len() != BLOB_CHUNK_BYTES {
-                return Ok(None);
+            let Some((_, ask)) = self.blobs.pop_front() else { return };
+            if self.reading.len() >= STATE_READS_MAX {
+                ask.answer(StateReply::Failed("busy: too many reads"), lanes);
+                continue;
             }
-        }
-    }
-
-    fn find(&self, key: &[u8]) -> Result<Option<Arc<[u8]>>, StateReadError> {
-        match self.overlay.get(key) {
-            Some(value) => Ok(Some(value)),
-            None => Ok(self.keeper.get(key)?),
+            if let What::Blob(hash, offset) = ask.what {
+                self.last_read += 1;
+                self.store.read_blob(self.last_read, hash, offset);
+                let (applies, shadowed) = (self.applies, false);
+                self.reading.insert(self.last_read, Reading { ask, applies, shadowed });
+            }
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

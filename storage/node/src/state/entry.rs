@@ -1,198 +1,206 @@
-//! One durable write of state: its bytes in the state log, and its row in the embedded engine.
+//! Keys, stored values, and the entries of the state log.
+//!
+//! ```text
+//! entry:  len u32 | flags u8 (1 = first, 2 = last of its write) | piece of a write
+//! write:  rule u8 | key_len u32 | key | stored value
+//! key:    kind u8 | table_len u16 (big-endian) | table | key [ | version u128 ]
+//!         kind u8 | hash | offset u64 (big-endian)                       for blobs
+//! stored: cell:    cursor u64, counter u32, instance u128 | has_value u8 | value
+//!         version: value        base: seq u64 | value        blob: total u64 | piece
+//! ```
 
 use std::sync::Arc;
 
-use halfmoon_wire::limits::{
-    BLOB_CHUNK_BYTES, KEY_MAX_BYTES, TABLE_NAME_MAX_BYTES, VALUE_MAX_BYTES,
-};
-use halfmoon_wire::{CellTuple, DecodeError, ObjectKey, Reader, SeqNum, VersionId, Writer};
+use halfmoon_wire::{CellTuple, ObjectKey, Reader, SeqNum, VersionId, Writer};
 
-use super::{Base, Cell};
-
-/// A write of state.
+/// What a key names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Entry<'a> {
-    /// A cell, if its tuple is larger than the one that is there; `None` is a tombstone.
-    Cell {
-        /// Of which object.
-        object: ObjectKey<'a>,
-        /// Its place in the order.
-        tuple: CellTuple,
-        /// The value.
-        value: Option<&'a [u8]>,
-    },
-    /// An immutable version.
-    Version {
-        /// Of which object.
-        object: ObjectKey<'a>,
-        /// Which.
-        version: VersionId,
-        /// The value.
-        value: &'a [u8],
-    },
-    /// The base of an object, if it reaches further than the one that is there.
-    Base {
-        /// Of which object.
-        object: ObjectKey<'a>,
-        /// Folded up to here.
-        seq: SeqNum,
-        /// The value; `None` is a tombstone.
-        value: Option<&'a [u8]>,
-    },
-    /// A piece of a function binary.
-    Blob {
-        /// BLAKE3 of the whole.
-        hash: [u8; 32],
-        /// Bytes of the whole.
-        total: u64,
-        /// Where the piece begins.
-        offset: u64,
-        /// The piece.
-        bytes: &'a [u8],
-    },
+#[repr(u8)]
+pub(crate) enum Kind {
+    Cell = b'c',
+    Version = b'v',
+    Base = b'b',
+    Blob = b'f',
 }
 
-/// A row of the embedded engine.
-pub(super) struct Row {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
+/// When a write takes effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Rule {
+    /// If its tuple is larger than the one there.
+    Newer = 0,
+    /// Always: the same key always has the same value.
+    Always = 1,
 }
 
-impl<'a> Entry<'a> {
-    /// Appends the bytes for the state log.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut out = Writer(out);
-        match *self {
-            Self::Cell { object, tuple, value } => {
-                out.u8(0).text(object.table).bytes(object.key).tuple(tuple);
-                out.option(value, |out, value| {
-                    out.bytes(value);
-                });
+/// A write, with the number of its last entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Put {
+    pub(crate) rule: Rule,
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) value: Arc<[u8]>,
+    pub(crate) number: u64,
+}
+
+/// Bytes before the value of a stored cell.
+pub(crate) const CELL_HEAD_BYTES: usize = 8 + 4 + 16 + 1;
+/// Bytes before the value of a stored base or blob piece.
+pub(crate) const SEQ_BYTES: usize = 8;
+
+const FIRST: u8 = 1;
+const LAST: u8 = 2;
+
+fn object_key(kind: Kind, object: ObjectKey<'_>) -> Vec<u8> {
+    let mut key = Vec::with_capacity(3 + object.table.len() + object.key.len() + 16);
+    key.push(kind as u8);
+    let len = u16::try_from(object.table.len()).expect("a table's name is at most 256 bytes");
+    key.extend_from_slice(&len.to_be_bytes());
+    key.extend_from_slice(object.table.as_bytes());
+    key.extend_from_slice(object.key);
+    key
+}
+
+pub(crate) fn cell_key(object: ObjectKey<'_>) -> Arc<[u8]> {
+    object_key(Kind::Cell, object).into()
+}
+
+pub(crate) fn base_key(object: ObjectKey<'_>) -> Arc<[u8]> {
+    object_key(Kind::Base, object).into()
+}
+
+pub(crate) fn version_key(object: ObjectKey<'_>, version: VersionId) -> Arc<[u8]> {
+    let mut key = object_key(Kind::Version, object);
+    key.extend_from_slice(&version.0.to_be_bytes());
+    key.into()
+}
+
+pub(crate) fn blob_prefix(hash: &[u8; 32]) -> Vec<u8> {
+    [&[Kind::Blob as u8][..], hash].concat()
+}
+
+pub(crate) fn blob_key(hash: &[u8; 32], offset: u64) -> Arc<[u8]> {
+    [&blob_prefix(hash)[..], &offset.to_be_bytes()].concat().into()
+}
+
+/// Where the piece begins that a blob's key names.
+pub(crate) fn blob_offset(key: &[u8]) -> Option<u64> {
+    key.last_chunk().map(|offset| u64::from_be_bytes(*offset))
+}
+
+/// The head of a stored cell; the value, if there is one, follows.
+pub(crate) fn cell_head(tuple: CellTuple, has_value: bool) -> Vec<u8> {
+    let mut head = Vec::with_capacity(CELL_HEAD_BYTES);
+    Writer(&mut head).tuple(tuple).u8(u8::from(has_value));
+    head
+}
+
+/// Tuple of a stored cell, and whether it has a value.
+pub(crate) fn parse_cell(stored: &[u8]) -> Option<(CellTuple, bool)> {
+    let mut reader = Reader::new(stored, "stored cell");
+    Some((reader.tuple().ok()?, reader.flag().ok()?))
+}
+
+/// The number before a stored base's or blob piece's bytes.
+pub(crate) fn parse_u64(stored: &[u8]) -> Option<u64> {
+    stored.first_chunk().map(|seq| u64::from_le_bytes(*seq))
+}
+
+/// The position before a stored base's value.
+pub(crate) fn parse_seq(stored: &[u8]) -> Option<SeqNum> {
+    parse_u64(stored).map(SeqNum)
+}
+
+/// Splits a write into entries of at most `limit` bytes.
+pub(crate) fn split(put: &Put, limit: usize, mut take: impl FnMut(&[u8])) {
+    let mut write = Vec::with_capacity(5 + put.key.len() + put.value.len());
+    Writer(&mut write).u8(put.rule as u8).bytes(&put.key).raw(&put.value);
+    let piece = limit.saturating_sub(5).max(1);
+    let count = write.len().div_ceil(piece);
+    let mut entry = Vec::with_capacity(piece.min(write.len()) + 5);
+    for (index, bytes) in write.chunks(piece).enumerate() {
+        let first = if index == 0 { FIRST } else { 0 };
+        let last = if index + 1 == count { LAST } else { 0 };
+        entry.clear();
+        let mut out = Writer(&mut entry);
+        out.u32(u32::try_from(bytes.len()).expect("at most the limit")).u8(first | last).raw(bytes);
+        take(&entry);
+    }
+}
+
+/// Puts writes together again from entries, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    partial: Vec<u8>,
+    /// Whether the write's first entry was seen. A crash may have left only the first few.
+    open: bool,
+}
+
+impl Assembler {
+    /// Takes the entries of one batch; `None` when they do not parse.
+    pub(crate) fn take(&mut self, first: u64, body: &[u8], puts: &mut Vec<Put>) -> Option<()> {
+        let mut reader = Reader::new(body, "state log entry");
+        let mut number = first;
+        while !reader.rest().is_empty() {
+            let len = usize::try_from(reader.u32().ok()?).ok()?;
+            let flags = reader.u8().ok()?;
+            let bytes = reader.raw(len).ok()?;
+            if flags & FIRST != 0 {
+                self.partial.clear();
+                self.open = true;
             }
-            Self::Version { object, version, value } => {
-                out.u8(1).text(object.table).bytes(object.key).u128(version.0).bytes(value);
+            if self.open {
+                self.partial.extend_from_slice(bytes);
+                if flags & LAST != 0 {
+                    puts.push(Put::parse(&self.partial, number)?);
+                    self.open = false;
+                }
             }
-            Self::Base { object, seq, value } => {
-                out.u8(2).text(object.table).bytes(object.key).seq(seq);
-                out.option(value, |out, value| {
-                    out.bytes(value);
-                });
-            }
-            Self::Blob { hash, total, offset, bytes } => {
-                out.u8(3).raw(&hash).u64(total).u64(offset).bytes(bytes);
-            }
+            number += 1;
         }
+        Some(())
+    }
+}
+
+impl Put {
+    /// Bytes that it occupies in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.key.len() + self.value.len() + size_of::<Self>()
     }
 
-    /// Parses one whole entry.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "state entry");
-        let kind = reader.u8()?;
-        let entry = if kind == 3 {
-            let mut hash = [0; 32];
-            hash.copy_from_slice(reader.raw(32)?);
-            let (total, offset) = (reader.u64()?, reader.u64()?);
-            Self::Blob { hash, total, offset, bytes: reader.bytes(BLOB_CHUNK_BYTES)? }
-        } else {
-            let table = reader.text(TABLE_NAME_MAX_BYTES)?;
-            let object = ObjectKey { table, key: reader.bytes(KEY_MAX_BYTES)? };
-            match kind {
-                0 => Self::Cell {
-                    object,
-                    tuple: reader.tuple()?,
-                    value: reader.option(|reader| reader.bytes(VALUE_MAX_BYTES))?,
-                },
-                1 => Self::Version {
-                    object,
-                    version: reader.version()?,
-                    value: reader.bytes(VALUE_MAX_BYTES)?,
-                },
-                2 => Self::Base {
-                    object,
-                    seq: reader.seq()?,
-                    value: reader.option(|reader| reader.bytes(VALUE_MAX_BYTES))?,
-                },
-                other => return Err(reader.bad(u64::from(other))),
-            }
+    fn parse(write: &[u8], number: u64) -> Option<Self> {
+        let mut reader = Reader::new(write, "state write");
+        let rule = match reader.u8().ok()? {
+            0 => Rule::Newer,
+            1 => Rule::Always,
+            _ => return None,
         };
-        reader.finish()?;
-        Ok(entry)
+        let key: Arc<[u8]> = reader.bytes(write.len()).ok()?.into();
+        Some(Self { rule, key, value: reader.take_rest().into(), number })
     }
+}
 
-    /// The row that keeps it.
-    pub(super) fn row(&self) -> Row {
-        let mut value = Vec::new();
-        let mut out = Writer(&mut value);
-        let key = match *self {
-            Self::Cell { object, tuple, value } => {
-                out.tuple(tuple).u8(u8::from(value.is_some())).raw(value.unwrap_or_default());
-                row_key::cell(object)
-            }
-            Self::Version { object, version, value } => {
-                out.raw(value);
-                row_key::version(object, version)
-            }
-            Self::Base { object, seq, value } => {
-                out.seq(seq).u8(u8::from(value.is_some())).raw(value.unwrap_or_default());
-                row_key::base(object)
-            }
-            Self::Blob { hash, total, offset, bytes } => {
-                out.u64(total).raw(bytes);
-                row_key::blob(hash, offset)
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_survives_being_split_and_a_torn_one_is_nothing() {
+        let put = |byte: u8, len: usize, number| Put {
+            rule: Rule::Always,
+            key: Arc::new([byte; 9]),
+            value: vec![byte; len].into(),
+            number,
         };
-        Row { key, value }
-    }
-}
-
-pub(super) fn parse_cell(row: &[u8]) -> Result<Cell, DecodeError> {
-    let mut reader = Reader::new(row, "cell");
-    let tuple = reader.tuple()?;
-    let value = reader.flag()?.then(|| Arc::from(reader.take_rest()));
-    Ok((tuple, value))
-}
-
-pub(super) fn parse_base(row: &[u8]) -> Result<Base, DecodeError> {
-    let mut reader = Reader::new(row, "base");
-    let seq = reader.seq()?;
-    let value = reader.flag()?.then(|| Arc::from(reader.take_rest()));
-    Ok((seq, value))
-}
-
-pub(super) fn parse_blob(row: &[u8]) -> Result<(u64, Arc<[u8]>), DecodeError> {
-    let mut reader = Reader::new(row, "blob piece");
-    Ok((reader.u64()?, Arc::from(reader.take_rest())))
-}
-
-/// Keys of rows. Rows of one table lie together, in the order of their keys.
-pub(super) mod row_key {
-    use super::{ObjectKey, VersionId, Writer};
-
-    fn of_object(kind: u8, object: ObjectKey<'_>, rest: usize) -> Vec<u8> {
-        let mut key = Vec::with_capacity(5 + object.table.len() + object.key.len() + rest);
-        Writer(&mut key).u8(kind).text(object.table).raw(object.key);
-        key
-    }
-
-    pub(in super::super) fn cell(object: ObjectKey<'_>) -> Vec<u8> {
-        of_object(b'c', object, 0)
-    }
-
-    pub(in super::super) fn base(object: ObjectKey<'_>) -> Vec<u8> {
-        of_object(b'b', object, 0)
-    }
-
-    pub(in super::super) fn version(object: ObjectKey<'_>, version: VersionId) -> Vec<u8> {
-        // The id last and of fixed length: no key is another's with a longer object.
-        let mut key = of_object(b'v', object, 16);
-        key.extend_from_slice(&version.0.to_be_bytes());
-        key
-    }
-
-    pub(in super::super) fn blob(hash: [u8; 32], offset: u64) -> Vec<u8> {
-        let mut key = Vec::with_capacity(41);
-        Writer(&mut key).u8(b'h').raw(&hash);
-        key.extend_from_slice(&offset.to_be_bytes());
-        key
+        let mut entries = Vec::new();
+        let torn = put(1, 1000, 0);
+        split(&torn, 100, |entry| entries.push(entry.to_vec()));
+        entries.truncate(4);
+        split(&put(2, 10, 0), 100, |entry| entries.push(entry.to_vec()));
+        split(&put(3, 500, 0), 100, |entry| entries.push(entry.to_vec()));
+        let (mut assembler, mut puts) = (Assembler::default(), Vec::new());
+        let (head, tail) = entries.split_at(7);
+        assembler.take(1, &head.concat(), &mut puts).unwrap();
+        assembler.take(8, &tail.concat(), &mut puts).unwrap();
+        assert_eq!(puts, [put(2, 10, 5), put(3, 500, entries.len() as u64)]);
     }
 }

@@ -1,0 +1,89 @@
+//! What a storage node is told.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halfmoon_meta::MetaStore;
+use halfmoon_wire::NodeId;
+
+/// When a node acknowledges.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Durability {
+    /// After the flush: what is acknowledged survives loss of power everywhere.
+    #[default]
+    Flush,
+    /// From memory: loses what a quorum of nodes loses together. Only by explicit choice.
+    MemoryQuorum,
+}
+
+/// What a role is told, whoever hosts it.
+#[derive(Clone, Debug)]
+pub struct RoleConfig {
+    /// Where its files are. One node per directory.
+    pub data_dir: PathBuf,
+    /// Who it is.
+    pub node: NodeId,
+    /// The cluster that it belongs to.
+    pub cluster: u128,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Bytes of a segment of the state log.
+    pub state_segment_bytes: u64,
+    /// Bytes of the region where each engine leaves large values.
+    pub staging_bytes: usize,
+    /// When it acknowledges.
+    pub durability: Durability,
+    /// Take the flush out of writes: only to see the tests of power loss fail.
+    #[cfg(feature = "fault-injection")]
+    pub no_flush: bool,
+}
+
+/// What a node with a thread of its own is told.
+#[derive(Clone)]
+pub struct Config {
+    /// The role.
+    pub role: RoleConfig,
+    /// Where the cluster's metadata is.
+    pub meta: Arc<dyn MetaStore>,
+    /// Where to listen, like `127.0.0.1:0`; the port that was given is published.
+    pub listen: String,
+    /// Look for work so long before sleeping. Zero where cores are shared.
+    pub spin: Duration,
+    /// Do without io_uring.
+    pub no_uring: bool,
+}
+
+impl RoleConfig {
+    /// With defaults.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, node: NodeId, cluster: u128) -> Self {
+        Self {
+            data_dir,
+            node,
+            cluster,
+            segment_bytes: crate::limits::SEGMENT_DEFAULT_BYTES,
+            state_segment_bytes: crate::limits::SEGMENT_DEFAULT_BYTES,
+            staging_bytes: crate::limits::STAGING_DEFAULT_BYTES,
+            durability: Durability::Flush,
+            #[cfg(feature = "fault-injection")]
+            no_flush: std::env::var_os("HALFMOON_TEST_NO_DSYNC").is_some(),
+        }
+    }
+
+    pub(crate) const fn flushes(&self) -> bool {
+        #[cfg(feature = "fault-injection")]
+        if self.no_flush {
+            return false;
+        }
+        true
+    }
+}
+
+impl Config {
+    /// With defaults.
+    #[must_use]
+    pub fn new(role: RoleConfig, meta: Arc<dyn MetaStore>, listen: String) -> Self {
+        Self { role, meta, listen, spin: Duration::ZERO, no_uring: false }
+    }
+}

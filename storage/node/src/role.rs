@@ -1,0 +1,505 @@
+//! The storage role: one machine over an endpoint and a disk, driven turn by turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use halfmoon_log::limits::{SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, TAIL_MAX_BYTES};
+use halfmoon_log::{Contents, Effect, LogConfig, Replica, ReplicaConfig, WelcomeInfo};
+use halfmoon_meta::MetaStore;
+use halfmoon_transport::{Access, Endpoint, Event, HeapMemory, LaneId, RegionId, Transport, Wake};
+use halfmoon_wire::{Hello, Message, NodeId, Role as PeerRole};
+
+use crate::disk::{Disk, DiskDone};
+use crate::fetch::{Fetch, Step};
+use crate::home::{Home, Identity, Opened, SegmentDir};
+use crate::journal::{Journal, TOKEN_SHIFT};
+use crate::keeper::{Keeper, Kept, Which};
+use crate::lanes::Lanes;
+use crate::limits::{MARK_AFTER, MESSAGE_HEAD_BYTES, STAGINGS_MAX};
+use crate::metrics::{Metrics, add, set};
+use crate::reads::{Question, READ, Reads};
+use crate::state::State;
+use crate::{Durability, NodeError, RoleConfig};
+
+/// A storage node without a thread of its own: whoever hosts it calls [`Role::turn`].
+pub struct Role<T, D> {
+    endpoint: Endpoint<T>,
+    core: Core<D>,
+}
+
+struct Core<D> {
+    config: RoleConfig,
+    disk: D,
+    keeper: Keeper,
+    replica: Replica,
+    log: Journal,
+    reads: Reads,
+    state: State,
+    lanes: Lanes,
+    /// The lane of the sequencer whose epoch this node is in.
+    sequencer: Option<LaneId>,
+    members: Vec<NodeId>,
+    fetch: Option<Fetch>,
+    /// Lanes that came up and have no staging region yet.
+    unstaged: Vec<LaneId>,
+    /// Lanes whose hello is refused.
+    refused: Vec<LaneId>,
+    metrics: Arc<Metrics>,
+    now: Instant,
+    written: Instant,
+    home: Home,
+    /// Written once both logs have begun, so that a directory with an identity has logs.
+    unwritten_identity: Option<Identity>,
+}
+
+impl<T: Transport, D: Disk> Role<T, D> {
+    /// Reads the node's directory back, or makes it. Blocks: nothing is served before that.
+    pub fn open(
+        config: RoleConfig,
+        endpoint: Endpoint<T>,
+        disk: D,
+        meta: Arc<dyn MetaStore>,
+        wake: Arc<dyn Wake>,
+    ) -> Result<Self, NodeError> {
+        let now = Instant::now();
+        for (name, value) in [
+            ("segment_bytes", config.segment_bytes),
+            ("state_segment_bytes", config.state_segment_bytes),
+        ] {
+            let allowed = "a multiple of 4096 from 512 KiB to 1 GiB";
+            if !(SEGMENT_MIN_BYTES..=SEGMENT_MAX_BYTES).contains(&value) || value % 4096 != 0 {
+                return Err(NodeError::Setting { name, value, allowed });
+            }
+        }
+        let home = Home::open(&config.data_dir)?;
+        let known = home.identity(config.node, config.cluster)?;
+        let identity = match known {
+            Some(identity) => identity,
+            None => Identity::draw(config.node, config.cluster)?,
+        };
+        let (flush, durability) = match config.durability {
+            Durability::Flush => (config.flushes(), ReplicaConfig::Flush),
+            Durability::MemoryQuorum => (false, ReplicaConfig::MemoryQuorum),
+        };
+        let log_dir = SegmentDir::open(home.path("log"), config.segment_bytes)?;
+        let log_config = LogConfig {
+            id: identity.log,
+            segment_bytes: config.segment_bytes,
+            contents: Contents::Records,
+            tail_bytes: TAIL_MAX_BYTES,
+        };
+        let Opened { log, segments } = log_dir.recover(log_config, known.is_some(), |_| {})?;
+        let state_dir = SegmentDir::open(home.path("state"), config.state_segment_bytes)?;
+        let metrics = Arc::new(Metrics::default());
+        let state = State::open(
+            &home.path("store"),
+            &state_dir,
+            LogConfig {
+                id: identity.state,
+                segment_bytes: config.state_segment_bytes,
+                contents: Contents::Opaque,
+                tail_bytes: 0,
+            },
+            known.is_some(),
+            (flush, metrics.clone(), wake.clone()),
+        )?;
+        let keeper = Keeper::start(log_dir, state_dir, meta, wake)?;
+        let core = Core {
+            replica: Replica::new(durability, log),
+            log: Journal::new(Which::Log, segments, flush),
+            reads: Reads::default(),
+            state,
+            lanes: Lanes::default(),
+            sequencer: None,
+            members: Vec::new(),
+            fetch: None,
+            unstaged: Vec::new(),
+            refused: Vec::new(),
+            metrics,
+            now,
+            written: now,
+            home,
+            unwritten_identity: known.is_none().then_some(identity),
+            config,
+            disk,
+            keeper,
+        };
+        let mut role = Self { endpoint, core };
+        role.begin()?;
+        Ok(role)
+    }
+
+    /// Has it said on disk that a new life has begun.
+    fn begin(&mut self) -> Result<(), NodeError> {
+        let core = &mut self.core;
+        let direct = core.log.is_direct();
+        set(&core.metrics.direct_io, u64::from(direct));
+        set(&core.metrics.flush_before_ack, u64::from(core.config.durability == Durability::Flush));
+        let end = core.replica.log().accepted().end;
+        tracing::info!(node = %core.config.node, %end, direct, durability = ?core.config.durability,
+            "storage node has read its log back");
+        if !direct {
+            tracing::warn!(
+                dir = %core.config.data_dir.display(),
+                "the file system refuses O_DIRECT: segments go through the page cache, and each \
+                 flush writes it out; slower, and just as durable"
+            );
+        }
+        core.pump()
+    }
+
+    /// The endpoint, to listen and to dial.
+    pub fn endpoint_mut(&mut self) -> &mut Endpoint<T> {
+        &mut self.endpoint
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.core.metrics.clone()
+    }
+
+    /// Does what can be done now. Returns whether there is more to do without waiting. After an
+    /// error nothing is acknowledged any more, and the role is of no use.
+    pub fn turn(&mut self, now: Instant) -> Result<bool, NodeError> {
+        let Self { endpoint, core } = self;
+        core.now = now;
+        let turn = endpoint.poll(&mut |event| core.handle(event));
+        core.keep(endpoint)?;
+        core.complete()?;
+        core.identify()?;
+        core.state.collect(&mut core.lanes)?;
+        core.carry_out();
+        core.pump()?;
+        core.tick()?;
+        for lane in core.refused.drain(..) {
+            endpoint.close(lane);
+        }
+        for lane in std::mem::take(&mut core.unstaged) {
+            core.stage(lane, endpoint);
+        }
+        core.lanes.flush(endpoint, core.replica.watermark());
+        Ok(turn.more)
+    }
+
+    /// Whether it is on disk that this life has begun: from here on the node is of use.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.core.has_begun() && self.core.unwritten_identity.is_none()
+    }
+
+    /// Whether everything accepted is on disk.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.core.replica.log().is_idle() && self.core.state.is_idle()
+    }
+
+    /// Notes on disk that all before it is durable: for an orderly end.
+    pub fn mark(&mut self) {
+        self.core.mark();
+    }
+}
+
+impl<D: Disk> Core<D> {
+    fn handle(&mut self, event: Event<'_>) {
+        match event {
+            Event::Up { lane, hello, .. } => self.up(lane, hello),
+            Event::Message { lane, bytes } => match Message::parse(bytes) {
+                Ok(message) => self.message(lane, message),
+                Err(error) => self.lanes.doom(lane, &error),
+            },
+            Event::Down { lane, reason } => {
+                if let Some(gone) = self.lanes.remove(lane) {
+                    tracing::info!(%lane, peer = %gone.hello.node, role = ?gone.hello.role,
+                        %reason, "a lane is down");
+                }
+                self.replica.forget(lane.raw());
+                self.state.lane_down(lane);
+                if let Some(fetch) = &mut self.fetch {
+                    fetch.down(lane, self.now);
+                }
+                self.sequencer = self.sequencer.filter(|of| *of != lane);
+            }
+            Event::Written { .. } | Event::Room { .. } => {}
+        }
+    }
+
+    fn up(&mut self, lane: LaneId, hello: &[u8]) {
+        let hello = match Hello::parse(hello) {
+            Ok(hello) if hello.cluster == self.config.cluster => hello,
+            Ok(hello) => {
+                tracing::warn!(%lane, cluster = %format_args!("{:032x}", hello.cluster),
+                    "refusing a node of another cluster");
+                return self.refused.push(lane);
+            }
+            Err(error) => {
+                tracing::warn!(%lane, %error, "refusing a peer");
+                return self.refused.push(lane);
+            }
+        };
+        if matches!(hello.role, PeerRole::Engine | PeerRole::Observer) {
+            self.unstaged.push(lane);
+        }
+        self.lanes.add(lane, hello);
+        let step = self.fetch.as_mut().map_or(Step::Wait, |fetch| fetch.up(lane, self.now));
+        self.ask_peer(step);
+    }
+
+    fn message(&mut self, lane: LaneId, message: Message<'_>) {
+        let Some(role) = self.lanes.get(lane).map(|lane| lane.hello.role) else { return };
+        let from_sequencer = role == PeerRole::Sequencer;
+        match message {
+            Message::Stream { epoch, first, records } if from_sequencer => {
+                if let Err(error) = self.replica.stream(epoch, first, records) {
+                    self.lanes.doom(lane, &error);
+                }
+            }
+            Message::Seal { epoch } if from_sequencer => self.replica.seal(lane.raw(), epoch),
+            Message::Welcome { epoch, history, window_start, tail, members, .. }
+                if from_sequencer =>
+            {
+                let info = WelcomeInfo { epoch, history: &history, window_start, tail };
+                match self.replica.welcome(info) {
+                    Ok(()) if self.replica.epoch() == Some(epoch) => {
+                        self.sequencer = Some(lane);
+                        self.members = members;
+                    }
+                    Ok(()) => {}
+                    Err(error) => self.lanes.doom(lane, &error),
+                }
+            }
+            Message::Confirm { epoch, token } => {
+                if self.replica.log().accepted().promised <= epoch {
+                    self.lanes.send(lane, &Message::Confirmed { epoch, token });
+                }
+            }
+            Message::WatermarkHere { epoch, region } => {
+                self.lanes.watermark_here(lane, epoch, RegionId(region));
+            }
+            Message::ReadLog { token, epoch, raw, from, max_bytes } => {
+                let question = Question { lane, token, epoch, raw, from, max_bytes };
+                if !self.reads.ask(question, &self.replica, &mut self.lanes, &self.metrics) {
+                    self.lanes.doom(lane, &"too many of its reads wait");
+                }
+            }
+            Message::LogChunk { token, epoch, first, records, .. } => {
+                self.chunk(lane, token, (epoch, first), records);
+            }
+            Message::State { token, request } => {
+                if let Err(why) = self.state.request(lane, token, &request, &mut self.lanes) {
+                    self.lanes.doom(lane, &why);
+                }
+            }
+            Message::Append { .. }
+            | Message::Report { .. }
+            | Message::Follow { .. }
+            | Message::AskTail { .. }
+            | Message::Tail { .. }
+            | Message::Refused { .. }
+            | Message::Welcome { .. }
+            | Message::Stream { .. }
+            | Message::Seal { .. }
+            | Message::Sealed { .. }
+            | Message::Durable { .. }
+            | Message::Confirmed { .. }
+            | Message::Staging { .. }
+            | Message::StateAnswer { .. } => self.unexpected(lane, &message),
+        }
+    }
+
+    fn unexpected(&mut self, lane: LaneId, message: &Message<'_>) {
+        let what = format!("{message:?}");
+        let name = what.split([' ', '{']).next().unwrap_or_default();
+        self.lanes.doom(lane, &format_args!("it sent {name}, which is not for it to send here"));
+    }
+
+    fn chunk(
+        &mut self,
+        lane: LaneId,
+        token: u64,
+        (epoch, first): (halfmoon_wire::Epoch, halfmoon_wire::SeqNum),
+        records: &[u8],
+    ) {
+        let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token == token) else { return };
+        match self.replica.fetched(epoch, first, records) {
+            Ok(halfmoon_log::StreamOutcome::Ignored) => fetch.fail(self.now),
+            Ok(_) => {}
+            Err(error) => {
+                fetch.fail(self.now);
+                self.lanes.doom(lane, &error);
+            }
+        }
+    }
+
+    /// Carries out what the replica wants done.
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.replica.poll_effect() {
+            match effect {
+                Effect::Sealed { asker, promised, history, end } => {
+                    let lane = LaneId::from_raw(asker);
+                    self.lanes.send(lane, &Message::Sealed { promised, history, end });
+                }
+                Effect::Watermark { epoch, seq } => {
+                    set(&self.metrics.durable_seq, seq.0);
+                    if let Some(lane) = self.sequencer {
+                        self.lanes.send(lane, &Message::Durable { epoch, seq });
+                    }
+                }
+                Effect::Follow { from, .. } => {
+                    self.fetch = None;
+                    if let Some(lane) = self.sequencer {
+                        self.lanes.send(lane, &Message::Follow { from });
+                    }
+                }
+                Effect::Fetch { epoch, from } => {
+                    let now = self.now;
+                    let step = if let Some(fetch) = &mut self.fetch {
+                        fetch.go_on(epoch, from, now)
+                    } else {
+                        let me = self.config.node;
+                        let peers = self.members.iter().copied().filter(|id| *id != me).collect();
+                        self.fetch = Some(Fetch::new(epoch, from, peers, now));
+                        Step::Wait
+                    };
+                    self.ask_peer(step);
+                }
+            }
+        }
+        set(&self.metrics.promised, self.replica.log().accepted().promised.0);
+    }
+
+    fn ask_peer(&mut self, step: Step) {
+        let (Step::Ask(lane), Some(fetch)) = (step, &self.fetch) else { return };
+        let max_bytes =
+            u32::try_from(halfmoon_wire::limits::MESSAGE_MAX_BYTES - MESSAGE_HEAD_BYTES)
+                .unwrap_or(u32::MAX);
+        let (token, epoch, from) = (fetch.token, fetch.epoch, fetch.from);
+        self.lanes.send(lane, &Message::ReadLog { token, epoch, raw: false, from, max_bytes });
+    }
+
+    fn keep<T: Transport>(&mut self, endpoint: &mut Endpoint<T>) -> Result<(), NodeError> {
+        while let Some(kept) = self.keeper.next() {
+            match kept {
+                Kept::Prepared(Which::Log, segment) => self.log.prepared(segment),
+                Kept::Prepared(Which::State, segment) => self.state.prepared(segment),
+                Kept::Failed(error) => return Err(error),
+                Kept::Found(node, address) => {
+                    let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.wants(node)) else {
+                        continue;
+                    };
+                    match address.map(|address| endpoint.dial(&address.to_string())) {
+                        Some(Ok(lane)) => fetch.dialled(lane),
+                        Some(Err(error)) => {
+                            tracing::warn!(%node, %error, "a peer cannot be dialled");
+                            fetch.fail(self.now);
+                        }
+                        None => fetch.fail(self.now),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<(), NodeError> {
+        while let Some(DiskDone { token, result, buffer }) = self.disk.next_done() {
+            let number = token & ((1 << TOKEN_SHIFT) - 1);
+            match token >> TOKEN_SHIFT {
+                READ => self.reads.completed(
+                    number,
+                    &result,
+                    buffer,
+                    &self.replica,
+                    &mut self.lanes,
+                    &self.metrics,
+                )?,
+                log if log == Which::Log as u64 => {
+                    let number = self.log.completed(number, result, buffer)?;
+                    self.replica.completed(number);
+                }
+                _ => self.state.completed(number, result, buffer, &mut self.lanes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.replica.log().durable().ticket.0 > 0 && self.state.has_begun()
+    }
+
+    fn identify(&mut self) -> Result<(), NodeError> {
+        if self.has_begun()
+            && let Some(identity) = self.unwritten_identity.take()
+        {
+            self.home.set_identity(&identity)?;
+        }
+        Ok(())
+    }
+
+    /// Starts all writes that can be, of both logs: they leave with one system call.
+    fn pump(&mut self) -> Result<(), NodeError> {
+        let Self { replica, log, disk, keeper, metrics, .. } = self;
+        let (mut writes, mut bytes) = (0, 0);
+        log.pump(disk, |ready, out| {
+            let write = replica.next_write(ready, out)?;
+            writes += 1;
+            bytes += write.len as u64;
+            Some(write)
+        });
+        if writes > 0 {
+            add(&metrics.log_writes, writes);
+            add(&metrics.log_write_bytes, bytes);
+            self.written = self.now;
+        }
+        if let Some(due) = replica.log().segment_due() {
+            log.prepare(due, keeper)?;
+        }
+        while let Some(gone) = replica.log_mut().drop_segment() {
+            log.dropped(gone, keeper)?;
+        }
+        self.state.pump(disk, keeper)?;
+        self.reads.pump(&self.replica, &self.log, &mut self.disk, &mut self.lanes);
+        // A replica that had paused for lack of room asks again as soon as it lays out a write.
+        self.carry_out();
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), NodeError> {
+        if self.now.saturating_duration_since(self.written) >= MARK_AFTER {
+            self.written = self.now;
+            self.mark();
+            self.pump()?;
+        }
+        let now = self.now;
+        let step = self.fetch.as_mut().map_or(Step::Wait, |fetch| fetch.tick(now));
+        match step {
+            Step::Find(node) => self.keeper.find(node)?,
+            Step::Ask(_) => self.ask_peer(step),
+            Step::Wait => {}
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) {
+        if self.replica.log().needs_mark() {
+            self.replica.log_mut().mark();
+        }
+        self.state.mark();
+    }
+
+    /// Gives an engine room for large values.
+    fn stage<T: Transport>(&mut self, lane: LaneId, endpoint: &mut Endpoint<T>) {
+        if self.lanes.stagings() >= STAGINGS_MAX {
+            tracing::warn!(%lane, limit = STAGINGS_MAX, lanes = self.lanes.len(),
+                "no staging region for a lane: its large values are refused");
+            return;
+        }
+        let memory = Arc::new(HeapMemory::new(self.config.staging_bytes));
+        let Ok(region) = endpoint.expose(memory.clone(), Access::Lane(lane)) else { return };
+        let len = self.config.staging_bytes as u64;
+        if let Some(found) = self.lanes.get_mut(lane) {
+            found.staging = Some(memory);
+        }
+        self.lanes.send(lane, &Message::Staging { region: region.0, len });
+    }
+}

@@ -1,0 +1,83 @@
+//! A storage node on a thread of its own: reactor, TCP, role.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use halfmoon_meta::{NodeEntry, nodes};
+use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
+use halfmoon_tcp::Tcp;
+use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
+use halfmoon_wire::{Hello, Role as RoleKind};
+
+use crate::disk::ReactorDisk;
+use crate::limits::{SLEEP_MAX, STOP_PATIENCE};
+use crate::{Config, Metrics, NodeError, Role};
+
+/// Runs a storage node until `stop` is set (noticed within [`SLEEP_MAX`]) or it fails. It has
+/// published its address once it serves.
+pub fn run(config: Config, stop: &AtomicBool) -> Result<(), NodeError> {
+    run_with(config, stop, |_| {})
+}
+
+/// Like [`run`]; `started` is given the counters.
+pub fn run_with(
+    config: Config,
+    stop: &AtomicBool,
+    started: impl FnOnce(Arc<Metrics>),
+) -> Result<(), NodeError> {
+    let options = Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin };
+    let reactor = Reactor::shared(options)?;
+    let (node, cluster) = (config.role.node, config.role.cluster);
+    let backend = reactor.borrow().backend().describe();
+    tracing::info!(%node, backend, "storage node is starting");
+    let incarnation = nodes::next_incarnation(&*config.meta, node)?;
+    let hello = Hello { cluster, role: RoleKind::Storage, node, incarnation };
+    let endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello.to_bytes()));
+    let disk = ReactorDisk::new(reactor.clone());
+    let wake = Arc::new(reactor.borrow().waker());
+    let mut role = Role::open(config.role, endpoint, disk, config.meta.clone(), wake)?;
+    let address = role.endpoint_mut().listen(&config.listen)?;
+    let address: SocketAddr =
+        address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;
+    while !role.has_begun() {
+        role.turn(Instant::now())?;
+        reactor.borrow_mut().wait(SLEEP_MAX)?;
+    }
+    let entry = NodeEntry::new(RoleKind::Storage, node, incarnation, address);
+    nodes::publish(&*config.meta, &entry)?;
+    tracing::info!(%node, %address, "storage node serves");
+    started(role.metrics());
+    while !stop.load(Ordering::Relaxed) {
+        turn(&mut role, &reactor)?;
+    }
+    finish(&mut role, &reactor)?;
+    // Its end is orderly either way; who dials the address finds nobody.
+    if let Err(error) = nodes::withdraw(&*config.meta, &entry) {
+        tracing::warn!(%error, "the address stays published");
+    }
+    tracing::info!(%node, "storage node has stopped");
+    Ok(())
+}
+
+fn turn(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
+    let more = role.turn(Instant::now())?;
+    let sleep = if more { Duration::ZERO } else { SLEEP_MAX };
+    reactor.borrow_mut().wait(sleep)?;
+    Ok(())
+}
+
+/// Flushes what was accepted, and says on disk that it was.
+fn finish(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
+    let end = Instant::now() + STOP_PATIENCE;
+    for marked in [false, true] {
+        if marked {
+            role.mark();
+        }
+        while !role.is_idle() && Instant::now() < end {
+            turn(role, reactor)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! The embedded engine, on threads of its own: one writes what the state log holds, one reads.
+//!
+//! The writer does not sync per write: the state log is what makes a write durable. A segment of
+//! that log is given up only after [`Event::Persisted`] covers it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use halfmoon_transport::Wake;
+
+use crate::NodeError;
+use crate::limits::{
+    STORE_APART_BYTES, STORE_BUFFER_BYTES, STORE_CACHE_BYTES, STORE_JOURNAL_BYTES,
+};
+use crate::state::entry::{
+    Kind, Put, Rule, SEQ_BYTES, blob_key, blob_offset, blob_prefix, parse_cell, parse_u64,
+};
+
+enum Write {
+    /// Ascending by number.
+    Apply(Vec<Put>),
+    Persist(u64),
+}
+
+enum Read {
+    Value { id: u64, key: Arc<[u8]> },
+    Blob { id: u64, hash: [u8; 32], offset: u64 },
+}
+
+/// What the engine's threads did.
+pub(crate) enum Event {
+    /// All that was handed over is visible to reads.
+    Applied,
+    /// All up to this entry survives a loss of power.
+    Persisted(u64),
+    /// What a key has.
+    Value(u64, Option<Arc<[u8]>>),
+    /// A piece of a blob that is whole: bytes of the whole, and the piece.
+    Blob(u64, Option<(u64, Arc<[u8]>)>),
+    Failed(NodeError),
+}
+
+/// The hot thread's side.
+pub(crate) struct Store {
+    writes: Option<Sender<Write>>,
+    reads: Option<Sender<Read>>,
+    events: Receiver<Event>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Engine {
+    path: PathBuf,
+    database: Database,
+    /// Cells.
+    small: Keyspace,
+    /// Versions, bases and blobs, their values apart from their keys.
+    large: Keyspace,
+}
+
+impl Store {
+    pub(crate) fn open(path: &Path, wake: Arc<dyn Wake>) -> Result<Self, NodeError> {
+        let engine = Engine::open(path)?;
+        let (writes, write_tasks) = channel();
+        let (reads, read_tasks) = channel();
+        let (done, events) = channel();
+        let writer = {
+            let (engine, done, wake) = (engine.clone(), done.clone(), wake.clone());
+            thread("store-write", move || {
+                for task in write_tasks {
+                    tell(&done, &*wake, engine.write(task));
+                }
+            })?
+        };
+        let reader = thread("store-read", move || {
+            let mut verified = BTreeMap::new();
+            for task in read_tasks {
+                tell(&done, &*wake, engine.read(task, &mut verified));
+            }
+        })?;
+        let threads = vec![writer, reader];
+        Ok(Self { writes: Some(writes), reads: Some(reads), events, threads })
+    }
+
+    /// Hands writes over. A thread that is gone has left [`Event::Failed`] behind.
+    pub(crate) fn apply(&self, puts: Vec<Put>) {
+        if let Some(writes) = &self.writes {
+            writes.send(Write::Apply(puts)).ok();
+        }
+    }
+
+    pub(crate) fn persist(&self, upto: u64) {
+        if let Some(writes) = &self.writes {
+            writes.send(Write::Persist(upto)).ok();
+        }
+    }
+
+    pub(crate) fn read(&self, id: u64, key: Arc<[u8]>) {
+        if let Some(reads) = &self.reads {
+            reads.send(Read::Value { id, key }).ok();
+        }
+    }
+
+    pub(crate) fn read_blob(&self, id: u64, hash: [u8; 32], offset: u64) {
+        if let Some(reads) = &self.reads {
+            reads.send(Read::Blob { id, hash, offset }).ok();
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        (self.writes, self.reads) = (None, None);
+        for thread in self.threads.drain(..) {
+            // If it panicked there is nobody left to tell.
+            thread.join().ok();
+        }
+    }
+}
+
+fn thread(
+    name: &'static str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, NodeError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| NodeError::Thread { name, source })
+}
+
+fn tell(done: &Sender<Event>, wake: &dyn Wake, result: Result<Event, NodeError>) {
+    // Nobody listens any more when the node is on its way out.
+    done.send(result.unwrap_or_else(Event::Failed)).ok();
+    wake.wake();
+}
+
+impl Engine {
+    fn open(path: &Path) -> Result<Self, NodeError> {
+        let open = || {
+            let database = Database::builder(path)
+                .cache_size(STORE_CACHE_BYTES)
+                .max_journaling_size(STORE_JOURNAL_BYTES)
+                .manual_journal_persist(true)
+                .worker_threads(1)
+                .open()?;
+            let options = || {
+                KeyspaceCreateOptions::default()
+                    .manual_journal_persist(true)
+                    .max_memtable_size(STORE_BUFFER_BYTES)
+            };
+            let small = database.keyspace("cells", options)?;
+            let apart = KvSeparationOptions::default().separation_threshold(STORE_APART_BYTES);
+            let large =
+                database.keyspace("values", || options().with_kv_separation(Some(apart)))?;
+            Ok(Self { path: path.to_owned(), database, small, large })
+        };
+        open().map_err(|source| NodeError::Store { path: path.to_owned(), source })
+    }
+
+    fn keyspace(&self, key: &[u8]) -> &Keyspace {
+        if key.first() == Some(&(Kind::Cell as u8)) { &self.small } else { &self.large }
+    }
+
+    fn failed(&self) -> impl FnOnce(fjall::Error) -> NodeError {
+        let path = self.path.clone();
+        |source| NodeError::Store { path, source }
+    }
+
+    fn write(&self, task: Write) -> Result<Event, NodeError> {
+        match task {
+            Write::Apply(puts) => {
+                self.apply(&puts).map_err(self.failed())?;
+                Ok(Event::Applied)
+            }
+            Write::Persist(upto) => {
+                self.database.persist(PersistMode::SyncAll).map_err(self.failed())?;
+                Ok(Event::Persisted(upto))
+            }
+        }
+    }
+
+    fn apply(&self, puts: &[Put]) -> fjall::Result<()> {
+        // Of several writes to a cell the one with the largest tuple counts.
+        let mut winners: BTreeMap<&[u8], &Put> = BTreeMap::new();
+        for put in puts {
+            let beaten = put.rule == Rule::Newer
+                && winners.get(&*put.key).is_some_and(|winner| newer(&winner.value, &put.value));
+            if !beaten {
+                winners.insert(&put.key, put);
+            }
+        }
+        let mut batch = self.database.batch();
+        for (key, put) in winners {
+            let keyspace = self.keyspace(key);
+            if put.rule == Rule::Newer
+                && let Some(current) = keyspace.get(key)?
+                && newer(&current, &put.value)
+            {
+                continue;
+            }
+            batch.insert(keyspace, key, &*put.value);
+        }
+        batch.commit()
+    }
+
+    fn read(&self, task: Read, verified: &mut BTreeMap<[u8; 32], u64>) -> Result<Event, NodeError> {
+        match task {
+            Read::Value { id, key } => {
+                let found = self.keyspace(&key).get(&*key).map_err(self.failed())?;
+                Ok(Event::Value(id, found.map(|value| Arc::from(&*value))))
+            }
+            Read::Blob { id, hash, offset } => {
+                let piece = self.blob(hash, offset, verified).map_err(self.failed())?;
+                Ok(Event::Blob(id, piece))
+            }
+        }
+    }
+
+    /// A piece of a blob, which is whole: its BLAKE3 was compared.
+    fn blob(
+        &self,
+        hash: [u8; 32],
+        offset: u64,
+        verified: &mut BTreeMap<[u8; 32], u64>,
+    ) -> fjall::Result<Option<(u64, Arc<[u8]>)>> {
+        let total = match verified.get(&hash) {
+            Some(total) => *total,
+            None => match self.verify(hash)? {
+                Some(total) => *verified.entry(hash).or_insert(total),
+                None => return Ok(None),
+            },
+        };
+        if offset >= total {
+            return Ok(Some((total, Arc::from([]))));
+        }
+        let (low, high) = (blob_key(&hash, 0), blob_key(&hash, offset));
+        let Some(last) = self.large.range(&*low..=&*high).next_back() else { return Ok(None) };
+        let (key, stored) = last.into_inner()?;
+        let skip = blob_offset(&key)
+            .and_then(|start| usize::try_from(offset.checked_sub(start)?).ok())
+            .and_then(|skip| skip.checked_add(SEQ_BYTES));
+        Ok(skip.and_then(|skip| stored.get(skip..)).map(|piece| (total, piece.into())))
+    }
+
+    fn verify(&self, hash: [u8; 32]) -> fjall::Result<Option<u64>> {
+        let (mut hasher, mut next, mut total) = (blake3::Hasher::new(), 0u64, None);
+        for piece in self.large.prefix(blob_prefix(&hash)) {
+            let (key, stored) = piece.into_inner()?;
+            let Some((len, bytes)) = parse_u64(&stored).zip(stored.get(SEQ_BYTES..)) else {
+                return Ok(None);
+            };
+            if blob_offset(&key) != Some(next) || *total.get_or_insert(len) != len {
+                return Ok(None);
+            }
+            hasher.update(bytes);
+            next += bytes.len() as u64;
+        }
+        let whole = total == Some(next) && hasher.finalize().as_bytes() == &hash;
+        Ok(total.filter(|_| whole))
+    }
+}
+
+/// Whether cell `a` is at least as new as cell `b`.
+pub(crate) fn newer(a: &[u8], b: &[u8]) -> bool {
+    let tuple = |stored| parse_cell(stored).map(|(tuple, _)| tuple);
+    tuple(a) >= tuple(b)
+}
