@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) least: Cell<Option<SeqNum>>,
     pub(crate) ended: Cell<Option<Ended>>,
     pub(crate) counts: Counts,
+    /// Tasks that have asked the sequencer for the tail.
+    pub(crate) tails: Cell<usize>,
     random: Cell<u64>,
 }
 
@@ -88,7 +90,7 @@ pub(crate) struct Replica {
 /// What is to be sent to one peer, in order.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    /// Whether the lane is up and the peer has introduced itself.
+    /// Whether the lane is up and the peer hears what is said.
     pub(crate) up: bool,
     pub(crate) items: VecDeque<Item>,
 }
@@ -110,6 +112,9 @@ pub(crate) struct Reached {
     seq: SeqNum,
     alarm: Option<crate::executor::AlarmId>,
 }
+
+/// Counts a task that waits for the tail, as long as it lives.
+pub(crate) struct AsksTail(Rc<Core>);
 
 /// Pauses between attempts, each twice as long, with jitter.
 pub(crate) struct Backoff {
@@ -135,6 +140,7 @@ impl Core {
             least: Cell::new(None),
             ended: Cell::new(None),
             counts: Counts::default(),
+            tails: Cell::new(0),
             random: Cell::new(seed | 1),
         })
     }
@@ -198,6 +204,15 @@ impl Core {
         }
     }
 
+    /// A peer hears what is said to it from now on.
+    pub(crate) fn open(&self, peer: Peer) {
+        let mut links = self.links.borrow_mut();
+        if let Some(outbox) = links.outbox(peer) {
+            outbox.up = true;
+        }
+        links.change();
+    }
+
     /// A peer's lane is down.
     pub(crate) fn lost(&self, peer: Peer) {
         let mut links = self.links.borrow_mut();
@@ -227,6 +242,16 @@ impl Core {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Whether something waits for the sequencer.
+    pub(crate) fn waits(&self) -> bool {
+        self.tails.get() > 0 || self.submissions.borrow().unanswered() > 0
+    }
+
+    pub(crate) fn asks_tail(self: &Rc<Self>) -> AsksTail {
+        self.tails.set(self.tails.get() + 1);
+        AsksTail(self.clone())
     }
 
     /// Ends when a position is applied, or the client has ended.
@@ -303,6 +328,12 @@ impl Backoff {
         let pause_ns = self.next_ns;
         self.next_ns = (pause_ns * 2).min(PAUSE_MAX_NS);
         pause_ns + core.random_below(pause_ns / 2)
+    }
+}
+
+impl Drop for AsksTail {
+    fn drop(&mut self) {
+        self.0.tails.set(self.0.tails.get() - 1);
     }
 }
 

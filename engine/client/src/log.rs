@@ -201,6 +201,7 @@ impl Log {
     /// # Errors
     /// When the client ends before a sequencer has answered.
     pub async fn tail(&self) -> Result<SeqNum, LogError> {
+        let _asks = self.0.asks_tail();
         loop {
             if let Some(ended) = self.0.ended.get() {
                 return Err(ended.into());

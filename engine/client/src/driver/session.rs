@@ -19,7 +19,7 @@ use links::{Link, StorageLink};
 /// Records applied in one turn, so that a long log keeps nobody waiting.
 const APPLY_PER_TURN: usize = 8 * 1024;
 
-/// With appends under way and nothing applied for so long, in ns, the directory is asked whether
+/// With appends or questions under way and nothing applied for so long, in ns, the directory is asked whether
 /// there is another sequencer.
 const STALL_NS: u64 = 300_000_000;
 
@@ -179,7 +179,7 @@ impl<D: Directory> Session<D> {
     /// When there is something to do even if nothing comes from the network.
     pub(super) fn wake_at_ns(&self) -> Option<u64> {
         let core = &self.core;
-        let stall = (core.submissions.borrow().unanswered() > 0).then_some(self.seen.1 + STALL_NS);
+        let stall = core.waits().then_some(self.seen.1 + STALL_NS);
         [
             core.executor.next_deadline_ns(),
             core.submissions.borrow().next_retry_ns().filter(|_| self.welcome.is_some()),
@@ -251,11 +251,11 @@ impl<D: Directory> Session<D> {
         self.core.say(Peer::Sequencer, &report);
     }
 
-    /// Nothing moves although appends are under way: perhaps the sequencer is deposed.
+    /// Nothing moves although something waits for it: perhaps the sequencer is deposed.
     fn watch_for_stall(&mut self) {
         let now_ns = self.core.executor.now_ns();
         let applied = self.core.applied();
-        if applied != self.seen.0 || self.core.submissions.borrow().unanswered() == 0 {
+        if applied != self.seen.0 || !self.core.waits() {
             self.seen = (applied, now_ns);
         } else if now_ns >= self.seen.1 + STALL_NS {
             self.seen.1 = now_ns;

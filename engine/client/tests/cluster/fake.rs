@@ -110,6 +110,8 @@ pub struct Sequencer {
     pub reports: Vec<(u64, u64, u64)>,
     /// Append messages are dropped.
     pub deaf: bool,
+    /// It has not opened its epoch: it hears nothing and welcomes nobody.
+    pub recovering: bool,
     /// The next append is refused as such.
     pub overloaded: usize,
     pub appends_seen: usize,
@@ -132,8 +134,17 @@ impl Sequencer {
             lanes: Vec::new(),
             reports: Vec::new(),
             deaf: false,
+            recovering: false,
             overloaded: 0,
             appends_seen: 0,
+        }
+    }
+
+    /// The epoch is open.
+    pub fn recover(&mut self) {
+        self.recovering = false;
+        for lane in std::mem::take(&mut self.lanes) {
+            self.welcome(lane);
         }
     }
 
@@ -180,6 +191,9 @@ impl Sequencer {
 
     fn welcome(&mut self, lane: LaneId) {
         self.lanes.push(lane);
+        if self.recovering {
+            return;
+        }
         let log = self.log.borrow();
         let message = Message::Welcome {
             epoch: Epoch(self.epoch),
@@ -193,6 +207,9 @@ impl Sequencer {
     }
 
     fn message(&mut self, lane: LaneId, message: Message<'_>) {
+        if self.recovering {
+            return;
+        }
         match message {
             Message::Follow { from } => self.followers.push((lane, from.0)),
             Message::Report { applied, safe_point, answered } => {

@@ -239,8 +239,27 @@ fn the_tail_is_the_sequencers_also_when_it_is_another_one() {
     world.rounds(30);
     assert_eq!(*tail.borrow(), None);
     world.start_sequencer();
+    world.sequencer().recovering = true;
+    world.until("its lane", |world| !world.sequencer().lanes.is_empty());
+    world.rounds(20);
+    world.sequencer().recover();
     world.until("the tail", |_| tail.borrow().is_some());
     assert_eq!(*tail.borrow(), Some(Ok(SeqNum(2))));
+}
+
+#[test]
+fn a_deposed_sequencer_that_lives_on_is_left() {
+    let mut world = World::new();
+    world.ready();
+    world.sequencer().deaf = true;
+    let log = world.driver.log();
+    let end = world.start(async move { log.append(&request(&[], &[])).await });
+    world.rounds(10);
+    let deposed = world.sequencer.take();
+    world.start_sequencer();
+    world.until("the answer", |_| end.borrow().is_some());
+    assert_eq!(*end.borrow(), Some(Ok(Appended::At(SeqNum(3)))));
+    drop(deposed);
 }
 
 #[test]

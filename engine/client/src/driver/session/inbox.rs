@@ -109,6 +109,7 @@ impl<D: Directory> Session<D> {
             Err(error @ EnterError::Old { .. }) => return Err(error.into()),
         }
         self.sequencer.worked();
+        core.open(Peer::Sequencer);
         let report_every_ns = u64::from(log.lease_ms) * 1_000_000 / REPORTS_PER_LEASE;
         let next_report_ns = core.executor.now_ns();
         self.welcome = Some(Welcome { report_every_ns, next_report_ns });

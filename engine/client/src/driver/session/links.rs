@@ -242,22 +242,17 @@ impl<D: Directory> Session<D> {
             self.to_close.push(lane);
             return;
         };
-        let peer = if role == Role::Storage {
+        if role == Role::Storage {
             if let Some(found) = self.storage.iter_mut().find(|found| found.node == node) {
                 found.link.state = LinkState::Up(lane);
                 found.link.worked();
                 found.word = None;
             }
-            Peer::Storage(node)
+            self.core.open(Peer::Storage(node));
         } else {
+            // A sequencer hears nothing before it has opened its epoch and said welcome.
             self.sequencer.state = LinkState::Up(lane);
-            Peer::Sequencer
-        };
-        let mut links = self.core.links.borrow_mut();
-        if let Some(outbox) = links.outbox(peer) {
-            outbox.up = true;
         }
-        links.change();
     }
 
     pub(super) fn down(&mut self, lane: LaneId, reason: &DownReason) {
