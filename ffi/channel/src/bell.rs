@@ -6,12 +6,22 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 use std::{hint, io};
 
 use rustix::event::EventfdFlags;
 use rustix::thread::futex;
+
+use self::atomics::{AtomicU32, Ordering};
+pub(crate) use self::handshake::{must_wake, prepare_sleep};
+
+/// What `handshake` is made of. The model of it below has its own.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
+}
+mod handshake;
+#[cfg(test)]
+mod model;
 
 /// The eventfd that workers ring when their engine sleeps. An engine may have one for all of its
 /// workers, or one for each.
@@ -41,24 +51,6 @@ impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Says that this side is about to sleep. True if it may: nothing has come meanwhile.
-pub(crate) fn prepare_sleep(sleeps: &AtomicU32, is_empty: impl FnOnce() -> bool) -> bool {
-    sleeps.store(1, Ordering::SeqCst);
-    fence(Ordering::SeqCst);
-    if is_empty() {
-        return true;
-    }
-    sleeps.store(0, Ordering::Relaxed);
-    false
-}
-
-/// Called after a message is published: true if the other side must be woken, by this call's
-/// caller and nobody else.
-pub(crate) fn must_wake(sleeps: &AtomicU32) -> bool {
-    fence(Ordering::SeqCst);
-    sleeps.load(Ordering::Relaxed) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
 }
 
 /// Sleeps until `sleeps` is no longer 1, for `patience` at most.

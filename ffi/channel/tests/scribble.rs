@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use halfmoon_channel::{
-    ChannelConfig, Data, Doorbell, EngineSide, Finish, Inbox, Invoke, Operation, Outcome, Request,
-    WorkerSide,
+    ChannelConfig, ChannelError, Data, Doorbell, EngineSide, Finish, Inbox, Invoke, Operation,
+    Outcome, Request, WorkerSide,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -187,33 +187,122 @@ fn a_worker_that_scribbles_while_the_engine_reads_harms_only_itself() {
     }
 }
 
-#[test]
-fn a_buffer_is_released_once_and_only_after_it_was_sent() {
-    let release = |bench: &mut Bench, buffer: halfmoon_channel::Buffer, head: &mut u64| {
-        let mut bytes = Vec::new();
-        Request::Release(buffer).encode(&mut bytes).unwrap();
-        let len = u32::try_from(bytes.len()).unwrap();
-        let check = u64::from(len) | u64::from(!len) << 32;
-        let words = bytes.len().div_ceil(8) as u64;
-        bytes.splice(0..0, check.to_le_bytes());
-        bench.scribble(RINGS + 256 * 1024 + *head * 8, &bytes);
-        *head += 1 + words;
-        bench.scribble(CONTROL + 2 * 64, &head.to_le_bytes());
-        bench.engine.poll_request(&mut bench.inbox).map(|request| assert!(request.is_none()))
-    };
-    let mut bench = Bench::new();
-    let landing = bench.engine.alloc(5000).unwrap();
-    release(&mut bench, landing, &mut 0).expect_err("nobody has told the worker about it");
+/// A worker that writes its messages itself.
+struct Forger {
+    bench: Bench,
+    head: u64,
+}
 
-    let mut bench = Bench::new();
-    let buffer = bench.engine.alloc(5000).unwrap();
-    let input = Data::Shared(buffer);
-    let invoke = Invoke { function: "f", instance: 1, attempt: 1, deadline_ms: 0, input };
-    bench.engine.invoke(&invoke).unwrap();
-    let mut head = 0;
-    release(&mut bench, buffer, &mut head).unwrap();
-    assert_eq!(bench.engine.buffers_in_use(), 0);
-    let next = bench.engine.alloc(5000).unwrap();
-    assert_eq!(next.offset, buffer.offset, "the place is used again");
-    release(&mut bench, buffer, &mut head).expect_err("that buffer is another by now");
+/// Where the ring from worker to engine begins, and where its producer's position lies.
+const TO_ENGINE: u64 = RINGS + 256 * 1024;
+const TO_ENGINE_HEAD: u64 = CONTROL + 2 * 64;
+
+impl Forger {
+    fn new() -> Self {
+        let mut forger = Self { bench: Bench::new(), head: 0 };
+        let layout = halfmoon_channel::LAYOUT_VERSION;
+        assert!(forger.send(&Request::Hello { layout, sdk: "forged" }).is_ok());
+        forger
+    }
+
+    /// Writes an entry of `bytes` that says it had `len`, and a position that says it had `words`.
+    fn push(&mut self, bytes: &[u8], len: u32, words: u64) {
+        let mut entry = (u64::from(len) | u64::from(!len) << 32).to_le_bytes().to_vec();
+        entry.extend_from_slice(bytes);
+        self.bench.scribble(TO_ENGINE + self.head * 8, &entry);
+        self.head += words;
+        self.bench.scribble(TO_ENGINE_HEAD, &self.head.to_le_bytes());
+    }
+
+    fn poll(&mut self) -> Result<(), ChannelError> {
+        self.bench.engine.poll_request(&mut self.bench.inbox).map(drop)
+    }
+
+    fn send(&mut self, request: &Request<'_>) -> Result<(), ChannelError> {
+        self.forge(request);
+        self.poll()
+    }
+
+    fn forge(&mut self, request: &Request<'_>) {
+        let mut bytes = Vec::new();
+        request.encode(&mut bytes).unwrap();
+        let len = u32::try_from(bytes.len()).unwrap();
+        self.push(&bytes, len, 1 + bytes.len().div_ceil(8) as u64);
+    }
+
+    fn invoke(&mut self, input: Data<'_>) {
+        let invoke = Invoke { function: "f", instance: 1, attempt: 1, deadline_ms: 0, input };
+        self.bench.engine.invoke(&invoke).unwrap();
+    }
+}
+
+#[test]
+fn an_entry_that_is_longer_than_any_may_be_is_refused() {
+    let mut forger = Forger::new();
+    forger.push(&[4; 5000], 5000, 1 + 625);
+    assert!(matches!(forger.poll(), Err(ChannelError::Ring(_))));
+}
+
+#[test]
+fn an_entry_that_ends_beyond_what_was_written_is_refused() {
+    let mut forger = Forger::new();
+    forger.push(&[4; 100], 100, 2);
+    assert!(matches!(forger.poll(), Err(ChannelError::Ring(_))));
+}
+
+#[test]
+fn a_position_beyond_the_ring_or_before_what_was_read_is_refused() {
+    for position in [0, 256 * 1024 / 8 + 100, u64::MAX] {
+        let mut forger = Forger::new();
+        forger.bench.scribble(TO_ENGINE_HEAD, &u64::to_le_bytes(position));
+        assert!(matches!(forger.poll(), Err(ChannelError::Ring(_))), "{position}");
+    }
+}
+
+#[test]
+fn a_buffer_is_not_released_before_it_was_sent() {
+    let mut forger = Forger::new();
+    let landing = forger.bench.engine.alloc(5000).unwrap();
+    let refused = forger.send(&Request::Release(landing));
+    assert!(matches!(refused, Err(ChannelError::Buffer(_))));
+}
+
+#[test]
+fn a_buffer_is_released_once() {
+    let mut forger = Forger::new();
+    let first = forger.bench.engine.alloc(5000).unwrap();
+    forger.invoke(Data::Shared(first));
+    forger.send(&Request::Release(first)).unwrap();
+    assert_eq!(forger.bench.engine.buffers_in_use(), 0);
+    forger.send(&Request::Ask { id: 1, operation: Operation::Now }).unwrap();
+    let second = forger.bench.engine.alloc(5000).unwrap();
+    assert_eq!(second.offset, first.offset, "the place is used again");
+    forger.bench.engine.send_reply(1, &Outcome::Value(Data::Shared(second))).unwrap();
+    let refused = forger.send(&Request::Release(first));
+    assert!(matches!(refused, Err(ChannelError::Buffer(_))), "that buffer is another by now");
+    assert_eq!(forger.bench.engine.buffers_in_use(), 1);
+}
+
+#[test]
+fn ids_ascend_by_one() {
+    for id in [0, 2, u64::MAX] {
+        let mut forger = Forger::new();
+        forger.invoke(Data::Inline(b""));
+        let refused = forger.send(&Request::Ask { id, operation: Operation::Now });
+        assert!(matches!(refused, Err(ChannelError::Rules(_))), "{id}");
+    }
+}
+
+#[test]
+fn a_worker_says_hello_first_and_once() {
+    let mut forger = Forger { bench: Bench::new(), head: 0 };
+    forger.invoke(Data::Inline(b""));
+    let refused = forger.send(&Request::Ask { id: 1, operation: Operation::Now });
+    assert!(matches!(refused, Err(ChannelError::Rules(_))));
+    let mut forger = Forger::new();
+    let refused = forger.send(&Request::Hello { layout: 1, sdk: "again" });
+    assert!(matches!(refused, Err(ChannelError::Rules(_))));
+    let mut forger = Forger { bench: Bench::new(), head: 0 };
+    let refused = forger.send(&Request::Hello { layout: 77, sdk: "from the future" });
+    assert!(matches!(refused, Err(ChannelError::Version { theirs: 77 })));
 }

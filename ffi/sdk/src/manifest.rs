@@ -14,7 +14,8 @@ impl App {
     ///
     /// ```json
     /// {"sdk":"rust 0.1.0","layout":1,
-    ///  "functions":[{"name":"f","read_only":false,"timeout_ms":null,"max_attempts":null,"concurrency":null}],
+    ///  "functions":[{"name":"f","read_only":false,"timeout_ms":null,"max_attempts":null,
+    ///    "concurrency":null}],
     ///  "tables":[{"name":"t","protocol":"auto","order":"sequential","transactional":false}]}
     /// ```
     #[must_use]

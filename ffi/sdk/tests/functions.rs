@@ -243,8 +243,10 @@ fn the_manifest_names_everything_and_is_json() {
     let expected = serde_json::json!({
         "sdk": halfmoon::SDK, "layout": 1,
         "functions": [
-            {"name": "transfer", "read_only": false, "timeout_ms": null, "max_attempts": null, "concurrency": null},
-            {"name": "look", "read_only": true, "timeout_ms": 2000, "max_attempts": 3, "concurrency": 5},
+            {"name": "transfer", "read_only": false, "timeout_ms": null, "max_attempts": null,
+             "concurrency": null},
+            {"name": "look", "read_only": true, "timeout_ms": 2000, "max_attempts": 3,
+             "concurrency": 5},
         ],
         "tables": [
             {"name": "plain", "protocol": "auto", "order": "sequential", "transactional": false},
