@@ -35,6 +35,8 @@ pub enum Broken {
     ReadVersionWithoutTuple,
     /// The version id of a large side effect leaves out whose it is.
     SideEffectVersionWithoutNonce,
+    /// A run is named by its root and cursor alone, whatever its input.
+    RunWithoutInput,
     /// The version id of a large input leaves out its fingerprint.
     InputVersionWithoutFingerprint,
     /// Finish leaves out the counter.

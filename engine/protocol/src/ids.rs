@@ -43,10 +43,22 @@ pub fn root(function: &str, key: &[u8]) -> InstanceId {
     InstanceId(Hasher::new("halfmoon root").bytes(function.as_bytes()).bytes(key).id())
 }
 
-/// The run of a root that starts at `cursor`.
+/// The run of a root that starts at `cursor`, of this function, version and input. Attempts from
+/// one cursor may differ in these (a key used twice, a deployment in between): they are runs of
+/// their own, else they would share streams and version ids.
 #[must_use]
-pub fn run(root: InstanceId, cursor: SeqNum) -> RunId {
-    RunId(Hasher::new("halfmoon run").u128(root.0).u64(cursor.0).id())
+pub fn run(
+    root: InstanceId,
+    cursor: SeqNum,
+    function: &str,
+    version: &[u8; 32],
+    fingerprint: u128,
+) -> RunId {
+    let hasher = Hasher::new("halfmoon run").u128(root.0).u64(cursor.0);
+    if broken!(RunWithoutInput) {
+        return RunId(hasher.id());
+    }
+    RunId(hasher.bytes(function.as_bytes()).bytes(version).u128(fingerprint).id())
 }
 
 /// The one run of a detached root: it starts at the record that carries its Init.

@@ -12,6 +12,8 @@ pub mod broken;
 pub mod attempt;
 mod boki;
 pub mod call;
+#[cfg(any(test, feature = "mutants"))]
+pub mod check;
 mod error;
 pub mod finish;
 mod halfmoon_read;

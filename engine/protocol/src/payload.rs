@@ -145,7 +145,11 @@ pub(crate) enum Body {
 impl Init {
     /// The run that it begins.
     pub(crate) fn run(&self) -> RunId {
-        self.cursor.map_or_else(|| ids::detached_run(self.root), |at| ids::run(self.root, at))
+        let (function, fingerprint) = (&self.function, self.fingerprint);
+        self.cursor.map_or_else(
+            || ids::detached_run(self.root),
+            |at| ids::run(self.root, at, function, &self.version, fingerprint),
+        )
     }
 
     fn encode(&self, out: &mut Writer<'_>) {

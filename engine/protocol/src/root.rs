@@ -159,7 +159,7 @@ fn fresh<O: Ops>(
     let identity = Identity {
         instance: root,
         root,
-        run: ids::run(root, cursor),
+        run: ids::run(root, cursor, &request.function, &request.version, request.input.fingerprint),
         floor: cursor,
         function: request.function,
         version: request.version,

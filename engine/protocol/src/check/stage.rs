@@ -1,0 +1,665 @@
+//! The stage: strands (attempts) that wait for one operation each, and whoever picks which is next.
+//!
+//! A strand is deterministic, so the answers it has been given *are* its state; a hash of them stands
+//! for it when states are compared. An operation takes effect and is answered in one move: being
+//! slow afterwards is the same as being slow before the next one. What no other strand can change
+//! (a read at a bound of the log) is answered at once and is no move. How much of the log an
+//! engine's index shows is chosen when an attempt starts, and grows only as it must (O2, O3).
+
+use std::cell::{Cell as Slot, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use halfmoon_wire::{CellTuple, InstanceId, RunId, SeqNum, Tag, VersionId};
+
+use super::world::{Val, World, hash_of};
+use crate::ops::{Append, AppendOutcome, Base, Cell, Found};
+use crate::{Object, Ops};
+
+/// The shell never fails here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Never {}
+
+/// What a strand waits for.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    /// To begin, as soon as `when` allows it; answered with an initial cursor.
+    Start(When),
+    Append(Append),
+    First(Tag),
+    GetCell(Object),
+    PutCell(Object, CellTuple, Option<Val>),
+    GetVersion(Object, VersionId),
+    PutVersion(Object, VersionId, Val),
+    /// Whatever else may happen in between.
+    Pause,
+}
+
+/// When a root may be started, and at which cursors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum When {
+    /// At any time, on an engine whose index lags as much as it likes.
+    Lagging,
+    /// At the start of the log: for those whose first operation is a step, so that it is all one.
+    AtOnce,
+    /// As `Lagging`, once the strand before it has started: twins are alike.
+    Twin,
+    /// At any time, at the tail.
+    AtTail,
+    /// When its Init is in the log: a take-over.
+    Init(InstanceId),
+    /// As `Lagging` once this root has replied.
+    After(usize),
+    /// As `AtTail` once this root has replied.
+    AtTailAfter(usize),
+    /// When a detached root is in the log that nobody has taken up.
+    Detached,
+}
+
+#[derive(Clone, Hash, Debug)]
+enum Answer {
+    Cursor(SeqNum),
+    Root(InstanceId),
+    Outcome(AppendOutcome),
+    First(Found),
+    Cell(Option<Cell<Val>>),
+    Version(Option<Val>),
+    Done,
+}
+
+struct Strand {
+    path: u64,
+    parent: Option<usize>,
+    children: u64,
+    task: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    request: Option<Request>,
+    answer: Option<Answer>,
+    /// Hash of all answers so far.
+    history: u64,
+    /// Its engine's index shows the log at least up to here.
+    known: SeqNum,
+    posts: Vec<Post>,
+    wants_init: bool,
+    nonces: u64,
+    crashed: bool,
+}
+
+struct Post {
+    append: Append,
+    outcome: Option<AppendOutcome>,
+}
+
+/// One thing that can happen next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Move {
+    /// Answer a strand's request in the given way.
+    Answer(usize, usize),
+    /// Deliver a strand's background append.
+    Post(usize, usize),
+}
+
+/// What an attempt of a root replied.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Reply {
+    pub(crate) root: usize,
+    pub(crate) status: u8,
+    /// `None`: replied from a Finish that does not say what was observed.
+    pub(crate) observed: Option<Vec<super::program::Observed>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) world: World,
+    strands: Vec<Strand>,
+    runnable: Vec<usize>,
+    pub(crate) replies: Vec<Reply>,
+    pub(crate) violation: Option<String>,
+    pub(crate) detached: BTreeMap<InstanceId, bool>,
+    clock: u64,
+}
+
+/// Shared by all strands.
+#[derive(Clone, Default)]
+pub(crate) struct Stage(pub(crate) Rc<RefCell<Inner>>);
+
+/// The world of one strand.
+#[derive(Clone)]
+pub(crate) struct Mock {
+    pub(crate) stage: Stage,
+    pub(crate) strand: usize,
+}
+
+/// Waits for the answer to a strand's request.
+struct Asked<'a> {
+    mock: &'a Mock,
+    request: Slot<Option<Request>>,
+}
+
+/// A background append of a strand.
+pub(crate) struct Posted {
+    mock: Mock,
+    index: usize,
+}
+
+impl Future for Asked<'_> {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Answer> {
+        let mut inner = self.mock.stage.0.borrow_mut();
+        let strand = &mut inner.strands[self.mock.strand];
+        if let Some(request) = self.request.take() {
+            strand.request = Some(request);
+        }
+        strand.answer.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Future for Posted {
+    type Output = Result<AppendOutcome, Never>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut inner = self.mock.stage.0.borrow_mut();
+        let strand = &mut inner.strands[self.mock.strand];
+        let post = &strand.posts[self.index];
+        match &post.outcome {
+            None => Poll::Pending,
+            Some(outcome) => Poll::Ready(Ok(outcome.clone())),
+        }
+    }
+}
+
+impl Mock {
+    fn ask(&self, request: Request) -> Asked<'_> {
+        Asked { mock: self, request: Slot::new(Some(request)) }
+    }
+
+    fn noted<T: std::hash::Hash>(&self, value: T) -> T {
+        let strand = &mut self.stage.0.borrow_mut().strands[self.strand];
+        strand.history = hash_of(&(strand.history, &value));
+        value
+    }
+
+    /// The initial cursor of a root attempt; for a detached one also its id.
+    pub(crate) async fn start(&self, when: When) -> (SeqNum, Option<InstanceId>) {
+        if when == When::AtOnce {
+            return (SeqNum::ZERO, None);
+        }
+        match self.ask(Request::Start(when)).await {
+            Answer::Cursor(cursor) => (cursor, None),
+            Answer::Root(root) => (SeqNum::ZERO, Some(root)),
+            other => unreachable!("a start is answered by a cursor, not {other:?}"),
+        }
+    }
+
+    /// Lets anything else happen.
+    pub(crate) async fn pause(&self) {
+        self.ask(Request::Pause).await;
+    }
+
+    /// Runs a callee as a strand of its own.
+    pub(crate) fn spawn<F>(&self, make: impl FnOnce(Self) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let (path, known) = {
+            let strand = &mut self.stage.0.borrow_mut().strands[self.strand];
+            strand.children += 1;
+            (hash_of(&(strand.path, strand.children)), strand.known)
+        };
+        let strand = self.stage.add(path, Some(self.strand), known);
+        let task = Box::pin(make(Self { stage: self.stage.clone(), strand }));
+        let mut inner = self.stage.0.borrow_mut();
+        inner.strands[strand].task = Some(task);
+        inner.runnable.push(strand);
+    }
+
+    /// Lets the caller of this strand look at what it has left for it.
+    pub(crate) fn wake_parent(&self) {
+        self.stage.0.borrow_mut().wake_parent(self.strand);
+    }
+
+    /// Has a callee asked for Init since this was last asked?
+    pub(crate) fn take_wants_init(&self) -> bool {
+        std::mem::take(&mut self.stage.0.borrow_mut().strands[self.strand].wants_init)
+    }
+
+    pub(crate) fn violated(&self, what: String) {
+        self.stage.0.borrow_mut().violation.get_or_insert(what);
+    }
+}
+
+impl Stage {
+    fn add(&self, path: u64, parent: Option<usize>, known: SeqNum) -> usize {
+        let mut inner = self.0.borrow_mut();
+        inner.strands.push(Strand {
+            path,
+            parent,
+            children: 0,
+            task: None,
+            request: None,
+            answer: None,
+            history: path,
+            known,
+            posts: Vec::new(),
+            wants_init: false,
+            nonces: 0,
+            crashed: false,
+        });
+        inner.strands.len() - 1
+    }
+
+    /// Puts a strand of its own on the stage.
+    pub(crate) fn enter<F>(&self, make: impl FnOnce(Mock) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let count = self.0.borrow().strands.len() as u64;
+        let strand = self.add(hash_of(&count), None, SeqNum::ZERO);
+        let task = Box::pin(make(Mock { stage: self.clone(), strand }));
+        let mut inner = self.0.borrow_mut();
+        inner.strands[strand].task = Some(task);
+        inner.runnable.push(strand);
+        drop(inner);
+        self.run();
+    }
+
+    /// Takes a strand off the stage: a crash.
+    pub(crate) fn crash(&self, strand: usize) {
+        let mut inner = self.0.borrow_mut();
+        let strand = &mut inner.strands[strand];
+        strand.request = None;
+        strand.crashed = true;
+        let task = strand.task.take();
+        drop(inner);
+        drop(task);
+    }
+
+    /// Polls strands until all of them wait.
+    fn run(&self) {
+        loop {
+            let Some((strand, task)) = self.next_runnable() else { return };
+            let Some(mut task) = task else { continue };
+            let mut context = Context::from_waker(Waker::noop());
+            let done = task.as_mut().poll(&mut context).is_ready();
+            let mut inner = self.0.borrow_mut();
+            if done {
+                inner.wake_parent(strand);
+            } else {
+                inner.strands[strand].task = Some(task);
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "a task is a boxed future")]
+    fn next_runnable(&self) -> Option<(usize, Option<Pin<Box<dyn Future<Output = ()>>>>)> {
+        let mut inner = self.0.borrow_mut();
+        let strand = inner.runnable.pop()?;
+        let task = inner.strands[strand].task.take();
+        Some((strand, task))
+    }
+
+    /// All that can happen now.
+    pub(crate) fn moves(&self) -> Vec<Move> {
+        let inner = self.0.borrow();
+        let mut moves = Vec::new();
+        for (index, strand) in inner.strands.iter().enumerate() {
+            for (post, _) in
+                strand.posts.iter().enumerate().filter(|(_, post)| post.outcome.is_none())
+            {
+                moves.push(Move::Post(index, post));
+            }
+            if let Some(request) = &strand.request {
+                let ways = inner.ways(index, request, strand.known);
+                moves.extend((0..ways).map(|way| Move::Answer(index, way)));
+            }
+        }
+        moves
+    }
+
+    /// Makes a move, and lets the strand go on until it waits again.
+    pub(crate) fn make(&self, chosen: Move) {
+        let mut inner = self.0.borrow_mut();
+        match chosen {
+            Move::Post(strand, post) => {
+                let append = inner.strands[strand].posts[post].append.clone();
+                let outcome = inner.world.append(&append);
+                let waiting = &mut inner.strands[strand];
+                waiting.known = waiting.known.max(seen_in(&outcome));
+                waiting.history = hash_of(&(waiting.history, "post", &outcome));
+                waiting.posts[post].outcome = Some(outcome);
+                inner.runnable.push(strand);
+            }
+            Move::Answer(strand, way) => {
+                let request = inner.strands[strand].request.take().expect("it waits");
+                let answer = inner.answer(strand, &request, way);
+                inner.strands[strand].answer = Some(answer);
+                inner.runnable.push(strand);
+            }
+        }
+        drop(inner);
+        self.run();
+    }
+
+    /// Says what a move would do.
+    pub(crate) fn describe(&self, chosen: Move) -> String {
+        let inner = self.0.borrow();
+        match chosen {
+            Move::Post(strand, post) => {
+                format!(
+                    "strand {strand}: posted {}",
+                    shown(&inner.strands[strand].posts[post].append)
+                )
+            }
+            Move::Answer(strand, way) => match &inner.strands[strand].request {
+                Some(Request::Append(append)) => format!("strand {strand}: {}", shown(append)),
+                Some(request) => format!("strand {strand}: {request:?} way {way}"),
+                None => format!("strand {strand}: ?"),
+            },
+        }
+    }
+
+    /// Stands for everything that can ever follow from here.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let inner = self.0.borrow();
+        hash_of(&(inner.world.fingerprint(), inner.prints()))
+    }
+
+    /// Stands for everything that can ever follow from a move: what a strand does with an answer,
+    /// until it waits again, depends on nothing else.
+    pub(crate) fn fingerprint_after(&self, chosen: Move) -> u64 {
+        let inner = self.0.borrow();
+        let (strand, world, history, delivered) = match chosen {
+            Move::Post(strand, post) => {
+                let append = &inner.strands[strand].posts[post].append;
+                let outcome = inner.world.judge(append);
+                let world = inner.world.fingerprint_after(&Request::Append(append.clone()));
+                let history = hash_of(&(inner.strands[strand].history, "post", &outcome));
+                (strand, world, history, Some(post))
+            }
+            Move::Answer(strand, way) => {
+                let request = inner.strands[strand].request.as_ref().expect("it waits");
+                let world = inner.world.fingerprint_after(request);
+                let answer = inner.predict(request, way);
+                (strand, world, hash_of(&(inner.strands[strand].history, &answer)), None)
+            }
+        };
+        let waiting = &inner.strands[strand];
+        let prints = inner
+            .prints()
+            .wrapping_sub(waiting.print(waiting.history, None))
+            .wrapping_add(waiting.print(history, delivered));
+        hash_of(&("after", world, prints))
+    }
+}
+
+fn shown(append: &Append) -> String {
+    match crate::payload::Entry::decode(&append.payload) {
+        Ok(entry) => format!(
+            "append {:.4}… {}{:?} if {:?}",
+            entry.instance.to_string(),
+            if entry.init.is_some() { "Init + " } else { "" },
+            entry.body,
+            append.conditions.len(),
+        ),
+        Err(error) => error.to_string(),
+    }
+}
+
+impl Inner {
+    /// A caller's engine is its callee's: the index that one has seen the other sees too.
+    fn wake_parent(&mut self, strand: usize) {
+        let known = self.strands[strand].known;
+        if let Some(parent) = self.strands[strand].parent {
+            let caller = &mut self.strands[parent];
+            caller.known = caller.known.max(known);
+            self.runnable.push(parent);
+        }
+    }
+
+    fn prints(&self) -> u64 {
+        let prints = self.strands.iter().map(|strand| strand.print(strand.history, None));
+        prints.fold(0, u64::wrapping_add)
+    }
+
+    /// In how many ways a request can be answered; 0: not now.
+    fn ways(&self, strand: usize, request: &Request, known: SeqNum) -> usize {
+        let tail = self.world.log.len();
+        let replied = |root: usize| self.replies.iter().any(|reply| reply.root == root);
+        match request {
+            Request::Start(When::Lagging) => tail + 1,
+            Request::Start(When::Twin) => match &self.strands[strand - 1].request {
+                Some(Request::Start(_)) => 0,
+                Some(_) | None => tail + 1,
+            },
+            Request::Start(When::AtTail | When::AtOnce) => 1,
+            Request::Start(When::After(root)) => {
+                if replied(*root) {
+                    tail + 1
+                } else {
+                    0
+                }
+            }
+            Request::Start(When::AtTailAfter(root)) => usize::from(replied(*root)),
+            Request::Start(When::Init(root)) => match self.world.init_of(*root) {
+                Some(init) => tail + 1 - usize::try_from(init.0).expect("it fits"),
+                None => 0,
+            },
+            Request::Start(When::Detached) => usize::from(self.unclaimed().is_some()),
+            Request::First(tag) => usize::from(!self.world.stream(*tag).is_empty()),
+            Request::Append(_)
+            | Request::GetCell(_)
+            | Request::PutCell(..)
+            | Request::GetVersion(..)
+            | Request::PutVersion(..)
+            | Request::Pause => 1,
+        }
+    }
+
+    /// What a request would be answered.
+    fn predict(&self, request: &Request, way: usize) -> Answer {
+        match request {
+            Request::Start(When::Detached) => Answer::Root(self.unclaimed().expect("enabled")),
+            Request::Start(when) => Answer::Cursor(match when {
+                When::Lagging | When::Twin | When::After(_) => SeqNum(way as u64),
+                When::Init(root) => {
+                    SeqNum(self.world.init_of(*root).expect("enabled").0 + way as u64)
+                }
+                When::AtOnce => SeqNum::ZERO,
+                When::AtTail | When::AtTailAfter(_) | When::Detached => self.world.tail(),
+            }),
+            Request::Append(append) => Answer::Outcome(self.world.judge(append)),
+            Request::First(tag) => {
+                Answer::First(self.world.stream(*tag).into_iter().next().expect("enabled"))
+            }
+            Request::GetCell(object) => Answer::Cell(self.world.cells.get(object).cloned()),
+            Request::GetVersion(object, version) => {
+                Answer::Version(self.world.versions.get(&(object.clone(), *version)).cloned())
+            }
+            Request::PutCell(..) | Request::PutVersion(..) | Request::Pause => Answer::Done,
+        }
+    }
+
+    fn answer(&mut self, strand: usize, request: &Request, way: usize) -> Answer {
+        let answer = self.predict(request, way);
+        let known = match &answer {
+            Answer::Cursor(cursor) => *cursor,
+            Answer::Root(root) => {
+                self.detached.insert(*root, true);
+                self.world.tail()
+            }
+            Answer::Outcome(outcome) => seen_in(outcome),
+            Answer::First(found) => found.seq,
+            Answer::Cell(_) | Answer::Version(_) | Answer::Done => SeqNum::ZERO,
+        };
+        match request {
+            Request::Append(append) => drop(self.world.append(append)),
+            Request::PutCell(object, tuple, value) => {
+                self.world.put_cell(object, *tuple, value.clone());
+            }
+            Request::PutVersion(object, version, value) => {
+                self.world.put_version(object, *version, value.clone());
+            }
+            Request::Start(_)
+            | Request::First(_)
+            | Request::GetCell(_)
+            | Request::GetVersion(..)
+            | Request::Pause => {}
+        }
+        let strand = &mut self.strands[strand];
+        strand.known = strand.known.max(known);
+        strand.history = hash_of(&(strand.history, &answer));
+        answer
+    }
+
+    /// A detached root that is in the log and that nobody has taken up.
+    fn unclaimed(&self) -> Option<InstanceId> {
+        use crate::payload::{Body, Entry};
+        self.world.log.iter().find_map(|record| {
+            let entry = Entry::decode(&record.payload).ok()?;
+            let Body::Detached(init) = entry.body else { return None };
+            (!self.detached.contains_key(&init.root)).then_some(init.root)
+        })
+    }
+}
+
+/// The newest record that an outcome shows.
+fn seen_in(outcome: &AppendOutcome) -> SeqNum {
+    match outcome {
+        AppendOutcome::Appended(seq) => *seq,
+        AppendOutcome::Conflict { winner: Some(winner), .. } => winner.seq,
+        AppendOutcome::Conflict { .. } | AppendOutcome::Gap { .. } | AppendOutcome::RootGone => {
+            SeqNum::ZERO
+        }
+    }
+}
+
+impl Strand {
+    /// Stands for its state, with this history and with one post delivered besides.
+    fn print(&self, history: u64, delivered: Option<usize>) -> u64 {
+        let posts = self.posts.iter().enumerate();
+        let posts: Vec<bool> =
+            posts.map(|(index, post)| post.outcome.is_some() || delivered == Some(index)).collect();
+        hash_of(&(self.path, history, posts, self.crashed))
+    }
+}
+
+impl Ops for Mock {
+    type Value = Val;
+    type Error = Never;
+    type Posted = Posted;
+
+    async fn append(&self, append: Append) -> Result<AppendOutcome, Never> {
+        match self.ask(Request::Append(append)).await {
+            Answer::Outcome(outcome) => Ok(outcome),
+            other => unreachable!("an append is answered by its outcome, not {other:?}"),
+        }
+    }
+
+    fn post(&self, append: Append) -> Posted {
+        let mut inner = self.stage.0.borrow_mut();
+        let posts = &mut inner.strands[self.strand].posts;
+        posts.push(Post { append, outcome: None });
+        Posted { mock: self.clone(), index: posts.len() - 1 }
+    }
+
+    async fn stream(&self, tag: Tag) -> Result<Vec<Found>, Never> {
+        let inner = self.stage.0.borrow();
+        let known = inner.strands[self.strand].known;
+        let mut shown = inner.world.stream(tag);
+        drop(inner);
+        shown.retain(|found| found.seq <= known);
+        Ok(self.noted(shown))
+    }
+
+    async fn first(&self, tag: Tag) -> Result<Found, Never> {
+        match self.ask(Request::First(tag)).await {
+            Answer::First(found) => Ok(found),
+            other => unreachable!("answered by a record, not {other:?}"),
+        }
+    }
+
+    async fn last(&self, tag: Tag, max: SeqNum) -> Result<Option<Found>, Never> {
+        let found = self.stage.0.borrow().world.last(tag, max);
+        Ok(self.noted(found))
+    }
+
+    fn applied(&self) -> SeqNum {
+        let inner = self.stage.0.borrow();
+        // A broken read goes as far as it can; else the index shows no more than it must.
+        match crate::broken::is(crate::broken::Broken::IgnoredCursor) {
+            true => inner.world.tail(),
+            false => inner.strands[self.strand].known,
+        }
+    }
+
+    async fn timestamp(&self, seq: SeqNum) -> Result<u64, Never> {
+        Ok(seq.0 * 1000)
+    }
+
+    fn need_init(&self, _: InstanceId, _: RunId) {
+        let mut inner = self.stage.0.borrow_mut();
+        let mut strand = self.strand;
+        while let Some(parent) = inner.strands[strand].parent {
+            strand = parent;
+        }
+        inner.strands[strand].wants_init = true;
+        inner.runnable.push(strand);
+    }
+
+    async fn get_cell(&self, object: &Object) -> Result<Option<Cell<Val>>, Never> {
+        match self.ask(Request::GetCell(object.clone())).await {
+            Answer::Cell(cell) => Ok(cell),
+            other => unreachable!("answered by a cell, not {other:?}"),
+        }
+    }
+
+    async fn put_cell(
+        &self,
+        object: &Object,
+        tuple: CellTuple,
+        value: Option<&Val>,
+    ) -> Result<(), Never> {
+        self.ask(Request::PutCell(object.clone(), tuple, value.cloned())).await;
+        Ok(())
+    }
+
+    async fn get_version(&self, object: &Object, version: VersionId) -> Result<Option<Val>, Never> {
+        match self.ask(Request::GetVersion(object.clone(), version)).await {
+            Answer::Version(value) => Ok(value),
+            other => unreachable!("answered by a version, not {other:?}"),
+        }
+    }
+
+    async fn put_version(
+        &self,
+        object: &Object,
+        version: VersionId,
+        value: &Val,
+    ) -> Result<(), Never> {
+        self.ask(Request::PutVersion(object.clone(), version, value.clone())).await;
+        Ok(())
+    }
+
+    async fn base(&self, _: &Object) -> Result<Option<Base<Val>>, Never> {
+        Ok(None)
+    }
+
+    fn inline(&self, bytes: &[u8]) -> Val {
+        Val::small(bytes)
+    }
+
+    fn nonce(&self) -> u128 {
+        let strand = &mut self.stage.0.borrow_mut().strands[self.strand];
+        strand.nonces += 1;
+        u128::from(hash_of(&(strand.path, strand.nonces)))
+    }
+
+    fn clock_ns(&self) -> u64 {
+        let mut inner = self.stage.0.borrow_mut();
+        inner.clock += 1;
+        inner.clock
+    }
+}
