@@ -37,8 +37,6 @@ pub enum Broken {
     SideEffectVersionWithoutNonce,
     /// A run is named by its root and cursor alone, whatever its input.
     RunWithoutInput,
-    /// The version id of a large input leaves out its fingerprint.
-    InputVersionWithoutFingerprint,
     /// Finish leaves out the counter.
     FinishWithoutCounter,
     /// The cursor of who replays a callee moves to its Finish.

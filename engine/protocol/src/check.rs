@@ -7,10 +7,14 @@
 
 mod explore;
 mod judge;
+pub mod mutants;
 mod program;
 mod scenarios;
 mod stage;
+mod takeover;
 mod world;
 
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod tests;

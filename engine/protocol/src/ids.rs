@@ -117,11 +117,10 @@ pub fn nonce_version(run: RunId, instance: InstanceId, step: u64, nonce: u128) -
     VersionId(of_step("halfmoon nonce", run, instance, step).u128(nonce).id())
 }
 
-/// A large input. Two clients may use one key with different inputs.
+/// A large input. The run is named by its fingerprint, too.
 #[must_use]
-pub fn input_version(run: RunId, fingerprint: u128) -> VersionId {
-    let fingerprint = if broken!(InputVersionWithoutFingerprint) { 0 } else { fingerprint };
-    VersionId(Hasher::new("halfmoon input").u128(run.0).u128(fingerprint).id())
+pub fn input_version(run: RunId) -> VersionId {
+    VersionId(Hasher::new("halfmoon input").u128(run.0).id())
 }
 
 /// Where the state store keeps large values that belong to an instance.

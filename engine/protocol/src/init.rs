@@ -80,7 +80,7 @@ impl<O: Ops> Attempt<O> {
                 self.init = InitState::Known(seq);
                 self.log.next = self.log.next.max(1);
                 if broken!(InitMovesCursor) {
-                    self.point = crate::call::Point { cursor: seq, counter: 0 };
+                    self.point.cursor = seq;
                 }
                 Ok(())
             }
@@ -139,7 +139,7 @@ impl<O: Ops> Attempt<O> {
             input.value.copy_to(&mut bytes);
             return Ok(Stored::Inline(bytes));
         }
-        let version = ids::input_version(run, input.fingerprint);
+        let version = ids::input_version(run);
         self.keep(&ids::own_object(root), version, &input.value).await
     }
 

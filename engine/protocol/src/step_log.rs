@@ -106,6 +106,9 @@ impl<O: Ops> Attempt<O> {
                 let standalone =
                     entry.instance != self.identity.instance || matches!(entry.body, Body::Init);
                 if standalone {
+                    if broken!(InitMovesCursor) {
+                        self.point.cursor = seq;
+                    }
                     self.log.next += 1;
                     continue;
                 }

@@ -14,20 +14,21 @@ use crate::{Object, Protocol, root};
 
 /// What an exploration found.
 #[derive(Debug)]
-pub struct Report {
+#[cfg_attr(not(test), expect(dead_code, reason = "only the tests look at all of it"))]
+pub(crate) struct Report {
     /// States visited.
-    pub states: usize,
+    pub(crate) states: usize,
     /// Different results judged.
-    pub results: usize,
+    pub(crate) results: usize,
     /// False: it was stopped at its limit, so this is no proof even within its bounds.
-    pub complete: bool,
+    pub(crate) complete: bool,
     /// What is wrong, and the moves that lead there.
-    pub violation: Option<(String, Vec<String>)>,
+    pub(crate) violation: Option<(String, Vec<String>)>,
 }
 
 type Results = BTreeMap<(Vec<Vec<Observed>>, Vec<u32>), bool>;
 
-struct Explorer<'a> {
+pub(crate) struct Explorer<'a> {
     scenario: &'a Rc<Scenario>,
     results: Results,
 }
@@ -52,7 +53,7 @@ pub(crate) fn set(scenario: &Rc<Scenario>) -> Stage {
 
 /// Explores until done or until `limit` states were seen.
 pub(crate) fn explore(scenario: &Rc<Scenario>, limit: usize) -> Report {
-    let mut explorer = Explorer { scenario, results: Results::new() };
+    let mut explorer = Explorer::new(scenario);
     let mut seen = HashSet::new();
     let mut path: Vec<(Move, Vec<Move>)> = Vec::new();
     let report = |explorer: Explorer<'_>, states, complete, violation| Report {
@@ -107,10 +108,14 @@ fn retrace(scenario: &Rc<Scenario>, path: &[(Move, Vec<Move>)]) -> Vec<String> {
     words
 }
 
-impl Explorer<'_> {
+impl<'a> Explorer<'a> {
+    pub(crate) const fn new(scenario: &'a Rc<Scenario>) -> Self {
+        Self { scenario, results: Results::new() }
+    }
+
     /// Judges a state as if all that has not ended had died here: every root that is known must
     /// have an ended attempt; states where one has not are judged later.
-    fn check(&mut self, stage: &Stage, terminal: bool) -> Result<(), String> {
+    pub(crate) fn check(&mut self, stage: &Stage, terminal: bool) -> Result<(), String> {
         let inner = stage.0.borrow();
         if let Some(what) = &inner.violation {
             return Err(what.clone());

@@ -132,7 +132,8 @@ struct Session<'a> {
 
 /// The id of root number `root`.
 pub(crate) fn root_id(root: usize) -> InstanceId {
-    InstanceId(root as u128 + 1)
+    // The first in the middle, so that its callees come before and after; the others at the end.
+    InstanceId(if root == 0 { 1 << 127 } else { u128::MAX - root as u128 })
 }
 
 fn number(value: Option<&Val>) -> u32 {
@@ -299,8 +300,13 @@ fn stopped(mock: &Mock, call: u32, stop: Stopped) -> Returned {
             Returned::Outcome(Outcome { call, ended: *ended, transaction: None }, None)
         }
         Stop::RunLost => Returned::Lost,
-        other => {
-            mock.violated(format!("a callee: {other}"));
+        Stop::Cancelled
+        | Stop::RootGone
+        | Stop::SnapshotTooOld
+        | Stop::Fault(_)
+        | Stop::Refused(_)
+        | Stop::Ops(_) => {
+            mock.violated(format!("a callee: {stop}"));
             Returned::Lost
         }
     }
@@ -389,12 +395,9 @@ impl Session<'_> {
                 self.mock.pause().await;
                 let drawn = crate::Ops::nonce(self.mock).to_le_bytes();
                 let value = Val { bytes: drawn[..2].into(), large: self.scenario.large };
-                let mut inner = self.mock.stage.0.borrow_mut();
-                let root = attempt.identity().root;
-                if inner.world.init_of(root).is_none() {
-                    inner.violation.get_or_insert("a side effect before Init".to_owned());
+                if self.scenario.mode != Mode::Unlogged {
+                    self.mock.must_have_init(attempt.identity().root);
                 }
-                drop(inner);
                 attempt.record_side_effect(value).await?
             }
         };

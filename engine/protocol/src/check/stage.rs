@@ -84,6 +84,7 @@ struct Strand {
     posts: Vec<Post>,
     wants_init: bool,
     nonces: u64,
+    /// Only the tests that make crashes explicit set it.
     crashed: bool,
 }
 
@@ -187,11 +188,12 @@ impl Mock {
         if when == When::AtOnce {
             return (SeqNum::ZERO, None);
         }
-        match self.ask(Request::Start(when)).await {
-            Answer::Cursor(cursor) => (cursor, None),
-            Answer::Root(root) => (SeqNum::ZERO, Some(root)),
-            other => unreachable!("a start is answered by a cursor, not {other:?}"),
+        let answer = self.ask(Request::Start(when)).await;
+        if let Answer::Root(root) = answer {
+            return (SeqNum::ZERO, Some(root));
         }
+        let Answer::Cursor(cursor) = answer else { unreachable!("of its kind") };
+        (cursor, None)
     }
 
     /// Lets anything else happen.
@@ -224,6 +226,14 @@ impl Mock {
     /// Has a callee asked for Init since this was last asked?
     pub(crate) fn take_wants_init(&self) -> bool {
         std::mem::take(&mut self.stage.0.borrow_mut().strands[self.strand].wants_init)
+    }
+
+    /// An effect happens now: Init must be durable.
+    pub(crate) fn must_have_init(&self, root: InstanceId) {
+        let mut inner = self.stage.0.borrow_mut();
+        if inner.world.init_of(root).is_none() {
+            inner.violation.get_or_insert("an effect before Init".to_owned());
+        }
     }
 
     pub(crate) fn violated(&self, what: String) {
@@ -266,9 +276,20 @@ impl Stage {
         self.run();
     }
 
-    /// Takes a strand off the stage: a crash.
-    pub(crate) fn crash(&self, strand: usize) {
+    /// How many strands there are.
+    #[cfg(test)]
+    pub(crate) fn strands(&self) -> usize {
+        self.0.borrow().strands.len()
+    }
+
+    /// Takes a strand off the stage: a crash. What it sent in the background is lost, or not.
+    #[cfg(test)]
+    pub(crate) fn crash(&self, strand: usize, delivered: bool) {
         let mut inner = self.0.borrow_mut();
+        let posts = std::mem::take(&mut inner.strands[strand].posts);
+        for post in posts.iter().filter(|post| delivered && post.outcome.is_none()) {
+            inner.world.append(&post.append);
+        }
         let strand = &mut inner.strands[strand];
         strand.request = None;
         strand.crashed = true;
@@ -312,7 +333,7 @@ impl Stage {
                 moves.push(Move::Post(index, post));
             }
             if let Some(request) = &strand.request {
-                let ways = inner.ways(index, request, strand.known);
+                let ways = inner.ways(index, request);
                 moves.extend((0..ways).map(|way| Move::Answer(index, way)));
             }
         }
@@ -425,7 +446,7 @@ impl Inner {
     }
 
     /// In how many ways a request can be answered; 0: not now.
-    fn ways(&self, strand: usize, request: &Request, known: SeqNum) -> usize {
+    fn ways(&self, strand: usize, request: &Request) -> usize {
         let tail = self.world.log.len();
         let replied = |root: usize| self.replies.iter().any(|reply| reply.root == root);
         match request {
@@ -552,10 +573,9 @@ impl Ops for Mock {
     type Posted = Posted;
 
     async fn append(&self, append: Append) -> Result<AppendOutcome, Never> {
-        match self.ask(Request::Append(append)).await {
-            Answer::Outcome(outcome) => Ok(outcome),
-            other => unreachable!("an append is answered by its outcome, not {other:?}"),
-        }
+        let answer = self.ask(Request::Append(append)).await;
+        let Answer::Outcome(outcome) = answer else { unreachable!("of its kind") };
+        Ok(outcome)
     }
 
     fn post(&self, append: Append) -> Posted {
@@ -575,10 +595,10 @@ impl Ops for Mock {
     }
 
     async fn first(&self, tag: Tag) -> Result<Found, Never> {
-        match self.ask(Request::First(tag)).await {
-            Answer::First(found) => Ok(found),
-            other => unreachable!("answered by a record, not {other:?}"),
-        }
+        let Answer::First(found) = self.ask(Request::First(tag)).await else {
+            unreachable!("of its kind")
+        };
+        Ok(found)
     }
 
     async fn last(&self, tag: Tag, max: SeqNum) -> Result<Option<Found>, Never> {
@@ -610,10 +630,10 @@ impl Ops for Mock {
     }
 
     async fn get_cell(&self, object: &Object) -> Result<Option<Cell<Val>>, Never> {
-        match self.ask(Request::GetCell(object.clone())).await {
-            Answer::Cell(cell) => Ok(cell),
-            other => unreachable!("answered by a cell, not {other:?}"),
-        }
+        let Answer::Cell(cell) = self.ask(Request::GetCell(object.clone())).await else {
+            unreachable!("of its kind")
+        };
+        Ok(cell)
     }
 
     async fn put_cell(
@@ -627,10 +647,11 @@ impl Ops for Mock {
     }
 
     async fn get_version(&self, object: &Object, version: VersionId) -> Result<Option<Val>, Never> {
-        match self.ask(Request::GetVersion(object.clone(), version)).await {
-            Answer::Version(value) => Ok(value),
-            other => unreachable!("answered by a version, not {other:?}"),
-        }
+        let Answer::Version(value) = self.ask(Request::GetVersion(object.clone(), version)).await
+        else {
+            unreachable!("of its kind")
+        };
+        Ok(value)
     }
 
     async fn put_version(

@@ -1,35 +1,77 @@
 use std::rc::Rc;
+
 use super::explore::explore;
-use super::scenarios;
-use crate::broken::{self, Broken::*};
+use super::takeover;
+use super::{mutants, scenarios};
+
+/// States per program; each is explored completely with less.
+const STATES_MAX: usize = 400_000;
+
+fn all_hold(prefix: &str) {
+    let chosen = scenarios::all().into_iter().filter(|scenario| scenario.name.starts_with(prefix));
+    let mut explored = 0;
+    for scenario in chosen {
+        let name = scenario.name;
+        let report = explore(&Rc::new(scenario), STATES_MAX);
+        println!(
+            "{name}: {} states, {} results, complete: {}",
+            report.states, report.results, report.complete
+        );
+        if let Some((what, trace)) = report.violation {
+            panic!("{name}: {what}\n    {}", trace.join("\n    "));
+        }
+        assert!(report.complete, "{name} was explored completely");
+        explored += 1;
+    }
+    assert!(explored > 0, "a program is called {prefix}");
+}
 
 #[test]
-fn smoke() {
-    for scenario in scenarios::all() {
-        let start = std::time::Instant::now();
-        let report = explore(&Rc::new(scenario.clone()), 60_000);
-        println!("{:60} {:8} {:5} {:?} {:?}", scenario.name, report.states, report.results, report.complete, start.elapsed());
-        if let Some((what, trace)) = report.violation {
-            println!("   !!! {what}\n    {}", trace.join("\n    "));
-        }
+fn halfmoon_read_holds_in_every_interleaving() {
+    all_hold("read:");
+}
+
+#[test]
+fn halfmoon_write_holds_in_every_interleaving() {
+    all_hold("write:");
+}
+
+#[test]
+fn tables_of_both_kinds_hold_in_every_interleaving() {
+    all_hold("mixed:");
+}
+
+#[test]
+fn relaxed_order_keeps_its_weaker_promise() {
+    all_hold("relaxed:");
+}
+
+#[test]
+fn boki_holds_in_every_interleaving() {
+    all_hold("boki:");
+}
+
+#[test]
+fn transactions_hold_in_every_interleaving() {
+    all_hold("transaction:");
+}
+
+#[test]
+fn the_rest_holds_in_every_interleaving() {
+    for prefix in ["root:", "side effect:", "first-of:", "detached:", "cancel:"] {
+        all_hold(prefix);
     }
 }
 
 #[test]
-fn discover() {
-    for rule in [CommitBeforePut, IgnoredCursor, DroppedCounter, CounterNotHandedDown, RetryWithoutRecord, AdoptedNothing, AdoptedSeqnumOnly, ConditionNamesRoot, NoInitCondition, VersionWithoutRun, TransactionVersionWithoutCursor, ReadVersionWithoutTuple, SideEffectVersionWithoutNonce, RunWithoutInput, InputVersionWithoutFingerprint, FinishWithoutCounter, FinishMovesCursor, InitMovesCursor, JoinForgetsCallee, JoinLexicographic, PointNotReturned, WriteBeforeInit, ReplyBeforeInit, SideEffectBeforeInit, CursorBelowInit, NoFenceBeforeRead, NoFenceBeforeWrite, UncheckedReads, UncheckedAbsence, CancelJudgedFirst, NoRestart, NeverAsksForInit, AnyCommitIsMine, CommitCursorIgnored, UncoveredReadOnly, SideEffectNotAdopted, IndicesRunOn, BufferStaysAbove] {
-        if std::env::var("ONLY").is_ok_and(|only| only != format!("{rule:?}")) { continue; }
-        broken::set(Some(rule));
-        let mut hits = vec![];
-        for scenario in scenarios::all() {
-            let start = std::time::Instant::now();
-            if std::env::var("V").is_ok() { println!("{rule:?} {}", scenario.name); }
-            let report = explore(&Rc::new(scenario.clone()), 20_000);
-            if let Some((what, _)) = report.violation {
-                hits.push(format!("{} ({} states, {:?}): {:.150}", scenario.name, report.states, start.elapsed(), what));
-            }
-        }
-        println!("{rule:?}: {}", if hits.is_empty() { "SURVIVED".to_owned() } else { format!("\n      {}", hits.join("\n      ")) });
-    }
-    broken::set(None);
+fn a_take_over_in_the_right_order_leaves_no_root_behind() {
+    let found = takeover::explore(None);
+    assert_eq!(found.violation, None, "after {} states", found.states);
+}
+
+#[test]
+fn every_broken_variant_is_caught() {
+    let verdicts = mutants::run(|verdict| println!("{verdict:?}"));
+    let survivors: Vec<_> = verdicts.iter().filter(|verdict| verdict.caught.is_err()).collect();
+    assert!(survivors.is_empty(), "{survivors:?}");
 }

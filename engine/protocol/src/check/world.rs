@@ -99,7 +99,7 @@ impl World {
 
     pub(crate) fn last(&self, tag: Tag, max: SeqNum) -> Option<Found> {
         let stream = self.streams.get(&tag)?;
-        let count = stream.partition_point(|index| *index as u64 + 1 <= max.0);
+        let count = stream.partition_point(|index| (*index as u64) < max.0);
         self.found(tag, count.checked_sub(1)?)
     }
 
@@ -188,13 +188,25 @@ impl World {
 
     fn count(&mut self, payload: &[u8]) {
         let entry = Entry::decode(payload).expect("the protocols write what they can read");
-        match entry.body {
-            Body::Init => self.counts.init += 1,
-            Body::Fence => self.counts.fences += 1,
-            Body::Finish { .. } => self.counts.finish += 1,
-            Body::Cancel => {}
-            _ => self.counts.steps += 1,
-        }
+        let count = match entry.body {
+            Body::Init => &mut self.counts.init,
+            Body::Fence => &mut self.counts.fences,
+            Body::Finish { .. } => &mut self.counts.finish,
+            Body::Cancel => return,
+            Body::Write { .. }
+            | Body::Read { .. }
+            | Body::WriteIntent { .. }
+            | Body::WriteDone { .. }
+            | Body::Commit { .. }
+            | Body::TooManyConflicts { .. }
+            | Body::SideEffect { .. }
+            | Body::Select { .. }
+            | Body::Detached(_)
+            | Body::CallIntent { .. }
+            | Body::CallDone { .. }
+            | Body::Begin => &mut self.counts.steps,
+        };
+        *count += 1;
     }
 
     pub(crate) fn put_cell(&mut self, object: &Object, tuple: CellTuple, value: Option<Val>) {
