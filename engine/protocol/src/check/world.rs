@@ -10,7 +10,7 @@ use halfmoon_wire::{CellTuple, Condition, InstanceId, SeqNum, Tag, VersionId, ta
 
 use crate::Object;
 use crate::ops::{Append, AppendOutcome, Cell, Found, Value};
-use crate::payload::{Body, Entry};
+use crate::payload::{self, Entry, Kind};
 
 /// A value; a `large` one claims to be too long for a record.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -187,24 +187,13 @@ impl World {
     }
 
     fn count(&mut self, payload: &[u8]) {
-        let entry = Entry::decode(payload).expect("the protocols write what they can read");
-        let count = match entry.body {
-            Body::Init => &mut self.counts.init,
-            Body::Fence => &mut self.counts.fences,
-            Body::Finish { .. } => &mut self.counts.finish,
-            Body::Cancel => return,
-            Body::Write { .. }
-            | Body::Read { .. }
-            | Body::WriteIntent { .. }
-            | Body::WriteDone { .. }
-            | Body::Commit { .. }
-            | Body::TooManyConflicts { .. }
-            | Body::SideEffect { .. }
-            | Body::Select { .. }
-            | Body::Detached(_)
-            | Body::CallIntent { .. }
-            | Body::CallDone { .. }
-            | Body::Begin => &mut self.counts.steps,
+        let kind = payload::kind(payload).expect("the protocols write what they can read");
+        let count = match kind {
+            Kind::Init => &mut self.counts.init,
+            Kind::Step => &mut self.counts.steps,
+            Kind::Fence => &mut self.counts.fences,
+            Kind::Finish => &mut self.counts.finish,
+            Kind::Cancel => return,
         };
         *count += 1;
     }
