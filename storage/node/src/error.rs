@@ -118,6 +118,20 @@ pub enum NodeError {
         /// What it said.
         source: fjall::Error,
     },
+    /// The embedded engine lacks what the state log has given up because the engine had it.
+    #[error(
+        "{} holds the state log only up to entry {found}, and the log begins after {expected}: \
+         state that was acknowledged is missing. Move the node's data directory away and start it \
+         empty, as a new member: it then copies from its peers", path.display()
+    )]
+    StoreBehind {
+        /// Its directory.
+        path: PathBuf,
+        /// What it has.
+        found: u64,
+        /// What it should have at least.
+        expected: u64,
+    },
     /// The state log holds an entry that this version does not understand.
     #[error("entry {number} of the state log does not parse; run the release that wrote it")]
     StateLog {

@@ -47,6 +47,8 @@ counters! {
     state_overlay_bytes,
     /// 1 when all segment files bypass the page cache.
     direct_io,
+    /// 1 when the reactor goes by io_uring, 0 when that is refused.
+    io_uring,
     /// 1 when acknowledgements wait for the flush, 0 in memory-quorum.
     flush_before_ack,
 }

@@ -1,13 +1,15 @@
 //! The storage role: one machine over an endpoint and a disk, driven turn by turn.
 
+mod messages;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use halfmoon_log::limits::{SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, TAIL_MAX_BYTES};
-use halfmoon_log::{Contents, Effect, LogConfig, Replica, ReplicaConfig, WelcomeInfo};
+use halfmoon_log::{Contents, Effect, LogConfig, Replica, ReplicaConfig};
 use halfmoon_meta::MetaStore;
-use halfmoon_transport::{Access, Endpoint, Event, HeapMemory, LaneId, RegionId, Transport, Wake};
-use halfmoon_wire::{Hello, Message, NodeId, Role as PeerRole};
+use halfmoon_transport::{Access, Endpoint, HeapMemory, LaneId, Transport, Wake};
+use halfmoon_wire::{Message, NodeId};
 
 use crate::disk::{Disk, DiskDone};
 use crate::fetch::{Fetch, Step};
@@ -17,7 +19,7 @@ use crate::keeper::{Keeper, Kept, Which};
 use crate::lanes::Lanes;
 use crate::limits::{MARK_AFTER, MESSAGE_HEAD_BYTES, STAGINGS_MAX};
 use crate::metrics::{Metrics, add, set};
-use crate::reads::{Question, READ, Reads};
+use crate::reads::{READ, Reads};
 use crate::state::State;
 use crate::{Durability, NodeError, RoleConfig};
 
@@ -62,15 +64,7 @@ impl<T: Transport, D: Disk> Role<T, D> {
         wake: Arc<dyn Wake>,
     ) -> Result<Self, NodeError> {
         let now = Instant::now();
-        for (name, value) in [
-            ("segment_bytes", config.segment_bytes),
-            ("state_segment_bytes", config.state_segment_bytes),
-        ] {
-            let allowed = "a multiple of 4096 from 512 KiB to 1 GiB";
-            if !(SEGMENT_MIN_BYTES..=SEGMENT_MAX_BYTES).contains(&value) || value % 4096 != 0 {
-                return Err(NodeError::Setting { name, value, allowed });
-            }
-        }
+        check_settings(&config)?;
         let home = Home::open(&config.data_dir)?;
         let known = home.identity(config.node, config.cluster)?;
         let identity = match known {
@@ -201,136 +195,6 @@ impl<T: Transport, D: Disk> Role<T, D> {
 }
 
 impl<D: Disk> Core<D> {
-    fn handle(&mut self, event: Event<'_>) {
-        match event {
-            Event::Up { lane, hello, .. } => self.up(lane, hello),
-            Event::Message { lane, bytes } => match Message::parse(bytes) {
-                Ok(message) => self.message(lane, message),
-                Err(error) => self.lanes.doom(lane, &error),
-            },
-            Event::Down { lane, reason } => {
-                if let Some(gone) = self.lanes.remove(lane) {
-                    tracing::info!(%lane, peer = %gone.hello.node, role = ?gone.hello.role,
-                        %reason, "a lane is down");
-                }
-                self.replica.forget(lane.raw());
-                self.state.lane_down(lane);
-                if let Some(fetch) = &mut self.fetch {
-                    fetch.down(lane, self.now);
-                }
-                self.sequencer = self.sequencer.filter(|of| *of != lane);
-            }
-            Event::Written { .. } | Event::Room { .. } => {}
-        }
-    }
-
-    fn up(&mut self, lane: LaneId, hello: &[u8]) {
-        let hello = match Hello::parse(hello) {
-            Ok(hello) if hello.cluster == self.config.cluster => hello,
-            Ok(hello) => {
-                tracing::warn!(%lane, cluster = %format_args!("{:032x}", hello.cluster),
-                    "refusing a node of another cluster");
-                return self.refused.push(lane);
-            }
-            Err(error) => {
-                tracing::warn!(%lane, %error, "refusing a peer");
-                return self.refused.push(lane);
-            }
-        };
-        if matches!(hello.role, PeerRole::Engine | PeerRole::Observer) {
-            self.unstaged.push(lane);
-        }
-        self.lanes.add(lane, hello);
-        let step = self.fetch.as_mut().map_or(Step::Wait, |fetch| fetch.up(lane, self.now));
-        self.ask_peer(step);
-    }
-
-    fn message(&mut self, lane: LaneId, message: Message<'_>) {
-        let Some(role) = self.lanes.get(lane).map(|lane| lane.hello.role) else { return };
-        let from_sequencer = role == PeerRole::Sequencer;
-        match message {
-            Message::Stream { epoch, first, records } if from_sequencer => {
-                if let Err(error) = self.replica.stream(epoch, first, records) {
-                    self.lanes.doom(lane, &error);
-                }
-            }
-            Message::Seal { epoch } if from_sequencer => self.replica.seal(lane.raw(), epoch),
-            Message::Welcome { epoch, history, window_start, tail, members, .. }
-                if from_sequencer =>
-            {
-                let info = WelcomeInfo { epoch, history: &history, window_start, tail };
-                match self.replica.welcome(info) {
-                    Ok(()) if self.replica.epoch() == Some(epoch) => {
-                        self.sequencer = Some(lane);
-                        self.members = members;
-                    }
-                    Ok(()) => {}
-                    Err(error) => self.lanes.doom(lane, &error),
-                }
-            }
-            Message::Confirm { epoch, token } => {
-                if self.replica.log().accepted().promised <= epoch {
-                    self.lanes.send(lane, &Message::Confirmed { epoch, token });
-                }
-            }
-            Message::WatermarkHere { epoch, region } => {
-                self.lanes.watermark_here(lane, epoch, RegionId(region));
-            }
-            Message::ReadLog { token, epoch, raw, from, max_bytes } => {
-                let question = Question { lane, token, epoch, raw, from, max_bytes };
-                if !self.reads.ask(question, &self.replica, &mut self.lanes, &self.metrics) {
-                    self.lanes.doom(lane, &"too many of its reads wait");
-                }
-            }
-            Message::LogChunk { token, epoch, first, records, .. } => {
-                self.chunk(lane, token, (epoch, first), records);
-            }
-            Message::State { token, request } => {
-                if let Err(why) = self.state.request(lane, token, &request, &mut self.lanes) {
-                    self.lanes.doom(lane, &why);
-                }
-            }
-            Message::Append { .. }
-            | Message::Report { .. }
-            | Message::Follow { .. }
-            | Message::AskTail { .. }
-            | Message::Tail { .. }
-            | Message::Refused { .. }
-            | Message::Welcome { .. }
-            | Message::Stream { .. }
-            | Message::Seal { .. }
-            | Message::Sealed { .. }
-            | Message::Durable { .. }
-            | Message::Confirmed { .. }
-            | Message::Staging { .. }
-            | Message::StateAnswer { .. } => self.unexpected(lane, &message),
-        }
-    }
-
-    fn unexpected(&mut self, lane: LaneId, message: &Message<'_>) {
-        let what = format!("{message:?}");
-        let name = what.split([' ', '{']).next().unwrap_or_default();
-        self.lanes.doom(lane, &format_args!("it sent {name}, which is not for it to send here"));
-    }
-
-    fn chunk(
-        &mut self,
-        lane: LaneId,
-        token: u64,
-        (epoch, first): (halfmoon_wire::Epoch, halfmoon_wire::SeqNum),
-        records: &[u8],
-    ) {
-        let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token == token) else { return };
-        match self.replica.fetched(epoch, first, records) {
-            Ok(halfmoon_log::StreamOutcome::Ignored) => fetch.fail(self.now),
-            Ok(_) => {}
-            Err(error) => {
-                fetch.fail(self.now);
-                self.lanes.doom(lane, &error);
-            }
-        }
-    }
-
     /// Carries out what the replica wants done.
     fn carry_out(&mut self) {
         while let Some(effect) = self.replica.poll_effect() {
@@ -502,4 +366,17 @@ impl<D: Disk> Core<D> {
         }
         self.lanes.send(lane, &Message::Staging { region: region.0, len });
     }
+}
+
+fn check_settings(config: &RoleConfig) -> Result<(), NodeError> {
+    for (name, value) in [
+        ("segment_bytes", config.segment_bytes),
+        ("state_segment_bytes", config.state_segment_bytes),
+    ] {
+        let allowed = "a multiple of 4096 from 512 KiB to 1 GiB";
+        if !(SEGMENT_MIN_BYTES..=SEGMENT_MAX_BYTES).contains(&value) || value % 4096 != 0 {
+            return Err(NodeError::Setting { name, value, allowed });
+        }
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use halfmoon_wire::{Hello, Role as RoleKind};
 
 use crate::disk::ReactorDisk;
 use crate::limits::{SLEEP_MAX, STOP_PATIENCE};
+use crate::metrics::set;
 use crate::{Config, Metrics, NodeError, Role};
 
 /// Runs a storage node until `stop` is set (noticed within [`SLEEP_MAX`]) or it fails. It has
@@ -38,6 +39,8 @@ pub fn run_with(
     let disk = ReactorDisk::new(reactor.clone());
     let wake = Arc::new(reactor.borrow().waker());
     let mut role = Role::open(config.role, endpoint, disk, config.meta.clone(), wake)?;
+    let uring = reactor.borrow().backend() == Backend::Uring;
+    set(&role.metrics().io_uring, u64::from(uring));
     let address = role.endpoint_mut().listen(&config.listen)?;
     let address: SocketAddr =
         address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;

@@ -115,11 +115,16 @@ impl State {
             return Err(NodeError::StateLog { number });
         }
         let applied = log.accepted().trimmed.0;
+        let store = Store::open(path, wake)?;
+        if store.synced < applied {
+            let (path, found) = (path.to_owned(), store.synced);
+            return Err(NodeError::StoreBehind { path, found, expected: applied });
+        }
         puts.retain(|put| put.number > applied);
         let mut state = Self {
             log,
             journal: Journal::new(Which::State, segments, durable),
-            store: Store::open(path, wake)?,
+            store,
             overlay: FxHashMap::default(),
             overlay_bytes: 0,
             cache: Cache::new(CACHE_MAX_BYTES),

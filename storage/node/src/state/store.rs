@@ -46,6 +46,8 @@ pub(crate) enum Event {
 
 /// The hot thread's side.
 pub(crate) struct Store {
+    /// Entries of the state log up to this one were synced when the store was opened.
+    pub(crate) synced: u64,
     writes: Option<Sender<Write>>,
     reads: Option<Sender<Read>>,
     events: Receiver<Event>,
@@ -62,9 +64,13 @@ struct Engine {
     large: Keyspace,
 }
 
+/// Where the engine notes what was synced; no key of an object begins so.
+const SYNCED_KEY: &[u8] = b"!synced";
+
 impl Store {
     pub(crate) fn open(path: &Path, wake: Arc<dyn Wake>) -> Result<Self, NodeError> {
         let engine = Engine::open(path)?;
+        let synced = engine.synced().map_err(engine.failed())?;
         let (writes, write_tasks) = channel();
         let (reads, read_tasks) = channel();
         let (done, events) = channel();
@@ -83,7 +89,7 @@ impl Store {
             }
         })?;
         let threads = vec![writer, reader];
-        Ok(Self { writes: Some(writes), reads: Some(reads), events, threads })
+        Ok(Self { synced, writes: Some(writes), reads: Some(reads), events, threads })
     }
 
     /// Hands writes over. A thread that is gone has left [`Event::Failed`] behind.
@@ -165,6 +171,11 @@ impl Engine {
         open().map_err(|source| NodeError::Store { path: path.to_owned(), source })
     }
 
+    fn synced(&self) -> fjall::Result<u64> {
+        let found = self.small.get(SYNCED_KEY)?;
+        Ok(found.and_then(|stored| parse_u64(&stored)).unwrap_or_default())
+    }
+
     fn keyspace(&self, key: &[u8]) -> &Keyspace {
         if key.first() == Some(&(Kind::Cell as u8)) { &self.small } else { &self.large }
     }
@@ -181,6 +192,7 @@ impl Engine {
                 Ok(Event::Applied)
             }
             Write::Persist(upto) => {
+                self.small.insert(SYNCED_KEY, upto.to_le_bytes()).map_err(self.failed())?;
                 self.database.persist(PersistMode::SyncAll).map_err(self.failed())?;
                 Ok(Event::Persisted(upto))
             }
