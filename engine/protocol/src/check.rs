@@ -7,14 +7,18 @@
 
 mod explore;
 mod judge;
+mod mock;
 pub mod mutants;
 mod program;
 mod scenarios;
+mod session;
 mod stage;
 mod takeover;
 mod world;
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use halfmoon_wire::{DecodeError, InstanceId, SeqNum};
 
 use crate::call::Ended;
+use crate::{TXN_READS_MAX, TXN_WRITES_MAX};
 
 /// The attempt goes no further. `V` is the value handle, `E` the shell's own error.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -102,7 +103,7 @@ pub enum Refused {
     #[error("no transaction is open")]
     NoTransaction,
     /// More objects than one commit record can name.
-    #[error("a transaction may read {reads} and write {writes} objects", reads = crate::TXN_READS_MAX, writes = crate::TXN_WRITES_MAX)]
+    #[error("a transaction may read {TXN_READS_MAX} and write {TXN_WRITES_MAX} objects")]
     TransactionTooLarge,
     /// Under [`crate::Mode::Unlogged`] only unlogged tables can be used.
     #[error("an unlogged function can only use unlogged tables")]

@@ -3,6 +3,23 @@
 //! A session driver holds an [`Attempt`] and drives it through its operations; the attempt asks the
 //! world for appends, lookups and puts through [`Ops`], and nothing else. There is no runtime, no
 //! clock and no randomness in here.
+//!
+//! # Invariants
+//! Each module names its own: S (steps), I (Init), R and W (the two protocols), B, U (the
+//! baselines), T (transactions), F (Finish), O (what is asked of the world). What breaks when one is
+//! given up is in [`broken`], and `cargo run -p halfmoon-protocol --features mutants --bin mutants`
+//! shows that the tests notice.
+//!
+//! # What a driver does about a [`Stop`]
+//! | stop | root | callee |
+//! |---|---|---|
+//! | `RunLost` | [`root::start`] again, with the same request | ends silently; its caller's attempt is lost as well |
+//! | `Ended` | reply with that | outcome is that |
+//! | `Cancelled` | [`Attempt::finish_cancelled`] | the same; the caller's `joined` then stops with it too |
+//! | `RootGone`, `SnapshotTooOld` | ask for the tail, apply it, [`root::reload`] | to the root's driver |
+//! | `Fault` | park | to the root's driver |
+//! | `Refused` | to the function | to the function |
+//! | `Ops` | attempt again after backoff | to the root's driver |
 
 #![forbid(unsafe_code)]
 

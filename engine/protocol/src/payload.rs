@@ -365,3 +365,6 @@ fn version(reader: &mut Reader<'_>) -> Result<[u8; 32], DecodeError> {
     version.copy_from_slice(reader.raw(32)?);
     Ok(version)
 }
+
+#[cfg(test)]
+mod tests;

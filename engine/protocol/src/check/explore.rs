@@ -7,7 +7,8 @@ use std::rc::Rc;
 use halfmoon_wire::tag;
 
 use super::judge::is_sequential;
-use super::program::{Observed, Op, Scenario, root_id, root_session};
+use super::program::{Observed, Op, Scenario, root_id};
+use super::session::root_session;
 use super::stage::{Move, Reply, Stage, When};
 use super::world::Val;
 use crate::{Object, Protocol, root};
