@@ -21,8 +21,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // An engine runs this binary as a function worker of the demo's application: a function binary
     // like any other, told by its environment.
-    if halfmoon::is_worker() {
-        return halfmoon_bench::travel::app().serve();
+    if is_function_binary() {
+        halfmoon::serve(halfmoon_bench::travel::app());
     }
     let cli = cli::Cli::parse();
     logging::start(cli.verbose, cli.command.logs_to_stderr());
@@ -33,6 +33,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether an engine has started this process for its functions, or asks what they are.
+fn is_function_binary() -> bool {
+    [halfmoon::DESCRIBE_ENV, "HALFMOON_CHANNEL_FD"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a command goes to the person who ran it")]

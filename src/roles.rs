@@ -1,1 +1,150 @@
 //! Runs roles: one in this process until it is asked to stop, or all of them as threads.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use halfmoon_bench::cluster::{Cluster, Part};
+use halfmoon_meta::{FileStore, MetaStore, nodes};
+use halfmoon_wire::{NodeId, Role};
+
+use crate::cli::{RoleName, Run};
+use crate::layout::{self, Layout};
+use crate::stop;
+
+/// Runs one role in the foreground.
+pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    stop::on_request(options.until_stdin_ends, move || asked.store(true, Ordering::Release))?;
+    let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(&options.meta)?);
+    let place = Place {
+        node: NodeId(options.node),
+        data_dir: options.data_dir.clone(),
+        listen: options.listen,
+        http: options.http,
+    };
+    run_role(options.role, place, meta, stop)?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a node is and what it listens on.
+struct Place {
+    node: NodeId,
+    data_dir: std::path::PathBuf,
+    listen: SocketAddr,
+    http: SocketAddr,
+}
+
+fn run_role(
+    role: RoleName,
+    place: Place,
+    meta: Arc<dyn MetaStore>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    let Place { node, data_dir, listen, http } = place;
+    match role {
+        RoleName::Sequencer => {
+            let config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
+            halfmoon_sequencer::run(config, stop).context("the sequencer ended")
+        }
+        RoleName::Storage => {
+            let config = halfmoon_storage::Config::new(meta, node, data_dir, listen.to_string());
+            halfmoon_storage::run(config, stop).context("the storage node ended")
+        }
+        RoleName::Engine => {
+            let config =
+                halfmoon_engine::Config::new(meta, node, data_dir, listen.to_string(), http);
+            halfmoon_engine::run(config, stop).context("the engine ended")
+        }
+    }
+}
+
+/// All roles of a cluster as threads of this process.
+pub(crate) struct InProcess {
+    stop: Arc<AtomicBool>,
+    /// Engines first: that is the order in which they are to end.
+    threads: Vec<JoinHandle<anyhow::Result<()>>>,
+    cluster: Arc<Threads>,
+}
+
+struct Threads {
+    meta: FileStore,
+    engines: u32,
+}
+
+impl InProcess {
+    /// Starts them.
+    pub(crate) fn start(
+        layout: &Layout,
+        meta: FileStore,
+        engines: u32,
+        port: u16,
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut threads = Vec::new();
+        let mut start = |role: RoleName, name: &str, node: NodeId, http: SocketAddr| {
+            let data_dir = layout.node(name, node);
+            std::fs::create_dir_all(&data_dir)
+                .with_context(|| format!("cannot make {}", data_dir.display()))?;
+            let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(layout.meta())?);
+            let place = Place { node, data_dir, listen: any, http };
+            let stop = Arc::clone(&stop);
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-{node}"))
+                .spawn(move || run_role(role, place, meta, stop))?;
+            threads.push(thread);
+            anyhow::Ok(())
+        };
+        for index in 0..engines {
+            let port = if port == 0 { 0 } else { port + u16::try_from(index)? };
+            let http = SocketAddr::from(([127, 0, 0, 1], port));
+            start(RoleName::Engine, "engine", layout::engine(index), http)?;
+        }
+        start(RoleName::Sequencer, "sequencer", layout::SEQUENCER, any)?;
+        for node in layout::STORAGE {
+            start(RoleName::Storage, "storage", node, any)?;
+        }
+        Ok(Self { stop, threads, cluster: Arc::new(Threads { meta, engines }) })
+    }
+
+    /// The cluster, as benchmarks see it. Its parts cannot be killed one by one.
+    pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
+        Arc::clone(&self.cluster) as Arc<dyn Cluster>
+    }
+
+    /// Ends all of them, and tells of the first that ended badly.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| anyhow::bail!("a role panicked"));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+impl Cluster for Threads {
+    fn engines(&self) -> usize {
+        self.engines as usize
+    }
+
+    fn gateway(&self, engine: usize) -> Option<SocketAddr> {
+        let id = layout::engine(u32::try_from(engine).ok()?);
+        nodes::find(&self.meta, Role::Engine, id).ok()??.gateway
+    }
+
+    fn kill(&self, part: Part) -> anyhow::Result<()> {
+        anyhow::bail!("{part:?} is a thread of this process and cannot be killed by itself")
+    }
+
+    fn kill_process(&self, _pid: u32) -> bool {
+        false
+    }
+}

@@ -217,7 +217,7 @@ async fn populate(gateways: &Gateways, protocol: Protocol) -> anyhow::Result<()>
         let key = format!("populate-{part}");
         let headers = [("idempotency-key", key.as_str())];
         gateways
-            .invoke(&function, &json!({ "part": part }), &headers, Duration::from_secs(60))
+            .invoke(&function, &json!({ "part": part, "atomic": protocol.has_transactions() }), &headers, Duration::from_secs(60))
             .await
             .with_context(|| format!("populating under {}", protocol.name()))?;
     }
@@ -444,10 +444,13 @@ async fn snapshot(
         whole.orders.extend(part.orders);
         Ok(())
     };
-    add(gateways.invoke(&function, &json!({ "capacity": true }), &headers, within).await?)?;
+    let atomic = protocol.has_transactions();
+    let capacity = json!({ "capacity": true, "atomic": atomic });
+    add(gateways.invoke(&function, &capacity, &headers, within).await?)?;
     let ids: Vec<&String> = told.keys().collect();
     for ids in ids.chunks(INSPECT_MAX) {
-        add(gateways.invoke(&function, &json!({ "ids": ids }), &headers, within).await?)?;
+        let some = json!({ "ids": ids, "atomic": atomic });
+        add(gateways.invoke(&function, &some, &headers, within).await?)?;
     }
     Ok(whole)
 }
