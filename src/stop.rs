@@ -4,7 +4,10 @@ use std::io::Read;
 
 /// Calls `stop` once, when the process is asked to end. With `stdin`, the end of standard input is
 /// such a request too: the pipe of a supervisor closes however the supervisor ends.
-pub(crate) fn on_request(stdin: bool, stop: impl Fn() + Send + Clone + 'static) -> anyhow::Result<()> {
+pub(crate) fn on_request(
+    stdin: bool,
+    stop: impl Fn() + Send + Clone + 'static,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let on_signal = stop.clone();
     std::thread::Builder::new().name("signals".into()).spawn(move || {

@@ -85,12 +85,17 @@ impl Kind {
 
 impl Supervisor {
     /// Starts all nodes; they find each other by the metadata store.
-    pub(crate) fn start(layout: Layout, meta: FileStore, options: &Options) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        layout: Layout,
+        meta: FileStore,
+        options: &Options,
+    ) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("cannot tell where this program lies")?;
         let now = Instant::now();
         let node = |kind, id, http| {
             let child = None;
-            let node = Node { kind, id, http, child, started: now, not_before: now, short_lives: 0 };
+            let node =
+                Node { kind, id, http, child, started: now, not_before: now, short_lives: 0 };
             (id, node)
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -116,9 +121,11 @@ impl Supervisor {
             nodes: Mutex::new(Nodes { by_id, stopping: false }),
         });
         let watched = Arc::clone(&shared);
-        let watcher = std::thread::Builder::new()
-            .name("supervisor".into())
-            .spawn(move || while watched.look() { std::thread::sleep(LOOK_EVERY) })?;
+        let watcher = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+            while watched.look() {
+                std::thread::sleep(LOOK_EVERY)
+            }
+        })?;
         Ok(Self { shared, watcher: Some(watcher) })
     }
 

@@ -217,7 +217,12 @@ async fn populate(gateways: &Gateways, protocol: Protocol) -> anyhow::Result<()>
         let key = format!("populate-{part}");
         let headers = [("idempotency-key", key.as_str())];
         gateways
-            .invoke(&function, &json!({ "part": part, "atomic": protocol.has_transactions() }), &headers, Duration::from_secs(60))
+            .invoke(
+                &function,
+                &json!({ "part": part, "atomic": protocol.has_transactions() }),
+                &headers,
+                Duration::from_secs(60),
+            )
             .await
             .with_context(|| format!("populating under {}", protocol.name()))?;
     }

@@ -49,9 +49,8 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
     });
     drop(runtime);
     supervisor.stop();
-    let outcomes = outcomes.with_context(|| {
-        format!("the logs of all nodes are in {}/*/log", state.display())
-    })?;
+    let outcomes = outcomes
+        .with_context(|| format!("the logs of all nodes are in {}/*/log", state.display()))?;
     let page = report::write(&arguments.output, &outcomes, &provenance(&options))?;
     let passes = report::verdict(&outcomes).passes();
     if passes {
@@ -62,13 +61,7 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
 }
 
 /// The last lines: the table, the damage without logging, the report's place, the verdict.
-fn conclude(
-    outcomes: &[Outcome],
-    arguments: &Demo,
-    options: &Options,
-    page: &str,
-    begin: Instant,
-) {
+fn conclude(outcomes: &[Outcome], arguments: &Demo, options: &Options, page: &str, begin: Instant) {
     if arguments.json {
         print(&report::json(outcomes, &provenance(options)).to_string());
         return;
@@ -110,9 +103,7 @@ fn remove(directory: &std::path::Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(directory) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
-        }
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", directory.display())),
     }
 }
 

@@ -18,7 +18,10 @@ const WITHIN: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(options: &Deploy) -> anyhow::Result<ExitCode> {
     let binary = std::fs::read(&options.binary).with_context(|| {
-        format!("cannot read {}; build it first, then name the executable", options.binary.display())
+        format!(
+            "cannot read {}; build it first, then name the executable",
+            options.binary.display()
+        )
     })?;
     let mut path = String::from("/v1/deploy?");
     for (name, value) in [("namespace", &options.namespace), ("protocol", &options.protocol)] {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use halfmoon::{App, Ctx, Function, Result, Table, json as handler};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::data::{self, Candidate, FLIGHTS, HOTELS, Place, Profile, Rate, USERS};
