@@ -121,18 +121,18 @@ pub async fn run(
 ) -> anyhow::Result<Vec<Outcome>> {
     let binary = Bytes::from(std::fs::read(binary).context("cannot read the function binary")?);
     let mut outcomes = BTreeMap::new();
-    for protocol in options.protocols.iter().copied() {
+    for &protocol in &options.protocols {
         deploy(&gateways, protocol, binary.clone()).await?;
         populate(&gateways, protocol).await?;
         say(format!("{}: deployed and populated", protocol.name()));
         outcomes.insert(protocol, Outcome::new(protocol));
     }
     drop(binary);
-    for protocol in options.protocols.iter().copied() {
+    for &protocol in &options.protocols {
         mix(&gateways, protocol, Duration::from_secs(1), options.rate_per_s).await;
     }
     for slice in 1..=options.slices {
-        for protocol in options.protocols.iter().copied() {
+        for &protocol in &options.protocols {
             let (measured, appends) =
                 mix(&gateways, protocol, options.slice, options.rate_per_s).await;
             say(format!(
@@ -150,7 +150,7 @@ pub async fn run(
             }
         }
     }
-    for protocol in options.protocols.iter().copied() {
+    for &protocol in &options.protocols {
         let outcome = outcomes.get_mut(&protocol).context("every protocol has an outcome")?;
         chaos(&gateways, options, outcome, say).await?;
     }

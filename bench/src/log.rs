@@ -203,6 +203,10 @@ async fn append(log: &Log, payload: &[u8]) -> anyhow::Result<SeqNum> {
     let request = AppendRequest { floor: SeqNum::MAX, conditions: &[], tags: &[TAG], payload };
     match log.append(&request).await? {
         Appended::At(seq) => Ok(seq),
-        other => anyhow::bail!("an unconditional append was refused: {other:?}"),
+        other @ (Appended::Conflict { .. }
+        | Appended::Gap { .. }
+        | Appended::RootGone { .. }
+        | Appended::Evicted
+        | Appended::Invalid) => anyhow::bail!("an unconditional append was refused: {other:?}"),
     }
 }

@@ -99,7 +99,7 @@ fn geo(ctx: &mut Ctx, at: At) -> Result<Vec<u32>> {
 fn each<T: DeserializeOwned>(ctx: &mut Ctx, table: &str, hotels: &[u32]) -> Result<Vec<T>> {
     let mut found = Vec::with_capacity(hotels.len());
     for hotel in hotels {
-        found.extend(ctx.read_json(table, &hotel.to_string())?);
+        found.extend(ctx.read_json(table, hotel.to_string())?);
     }
     Ok(found)
 }
@@ -130,7 +130,7 @@ struct Credentials {
 }
 
 fn user(ctx: &mut Ctx, credentials: Credentials) -> Result<Value> {
-    let stored: Option<u64> = ctx.read_json("users", &credentials.user.to_string())?;
+    let stored: Option<u64> = ctx.read_json("users", credentials.user.to_string())?;
     let typed = data::digest(credentials.user, &credentials.password);
     Ok(json!({ "welcome": stored == Some(typed) }))
 }
