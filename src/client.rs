@@ -23,8 +23,8 @@ pub(crate) struct Send<'a> {
 
 impl<'a> Send<'a> {
     /// A GET.
-    pub(crate) const fn get(path: &'a str) -> Self {
-        let (headers, body) = (&[][..], Bytes::new());
+    pub(crate) fn get(path: &'a str) -> Self {
+        let (headers, body): (&[_], _) = (&[], Bytes::new());
         Self { method: Method::GET, path, headers, body, timeout: Duration::from_secs(10) }
     }
 }

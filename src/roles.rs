@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Part};
-use halfmoon_meta::{FileStore, MetaStore, nodes};
+use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
 use crate::cli::{RoleName, Run};
@@ -53,8 +53,14 @@ fn run_role(
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
-            let config = halfmoon_storage::Config::new(meta, node, data_dir, listen.to_string());
-            halfmoon_storage::run(config, stop).context("the storage node ended")
+            let info = cluster::read(&*meta)?;
+            let mut role = halfmoon_storage::RoleConfig::new(data_dir, node, info.id());
+            role.durability = match info.durability {
+                Durability::Flush => halfmoon_storage::Durability::Flush,
+                Durability::MemoryQuorum => halfmoon_storage::Durability::MemoryQuorum,
+            };
+            let config = halfmoon_storage::Config::new(role, meta, listen.to_string());
+            halfmoon_storage::run(config, &stop).context("the storage node ended")
         }
         RoleName::Engine => {
             let config =

@@ -69,7 +69,7 @@ pub(crate) struct Options {
     /// Port of the first engine; 0: any.
     pub(crate) port: u16,
     pub(crate) verbose: u8,
-    /// Children log to `NODE/log` instead of to this process's standard error.
+    /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
 }
 
@@ -234,18 +234,17 @@ impl Shared {
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         if self.log_files {
-            command.stderr(log_file(&directory)?);
+            command.stderr(log_file(&directory.with_extension("log"))?);
         }
         command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))
     }
 }
 
-fn log_file(directory: &Path) -> anyhow::Result<std::fs::File> {
-    let path = directory.join("log");
+fn log_file(path: &Path) -> anyhow::Result<std::fs::File> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
-        .open(&path)
+        .open(path)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -63,7 +63,7 @@ fn measure(
     let supervisor = Supervisor::start(layout.clone(), meta, &supervised)?;
     let lasting = Duration::from_secs(options.seconds);
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE)
-        .with_context(|| format!("the nodes' logs are in {}/*/log", layout.root().display()))?;
+        .with_context(|| format!("the nodes' logs are in {}/*.log", layout.root().display()))?;
     say("measuring idle appends …");
     let idle = bench.idle(NAMED.1, lasting)?;
     let mut points = Vec::new();

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
     drop(runtime);
     supervisor.stop();
     let outcomes = outcomes
-        .with_context(|| format!("the logs of all nodes are in {}/*/log", state.display()))?;
+        .with_context(|| format!("the logs of all nodes are in {}/*.log", state.display()))?;
     let page = report::write(&arguments.output, &outcomes, &provenance(&options))?;
     let passes = report::verdict(&outcomes).passes();
     if passes {
