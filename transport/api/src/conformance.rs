@@ -44,6 +44,7 @@ macro_rules! conformance_tests {
         );
         $crate::conformance_tests!(@each $world, messages:
             messages_of_all_sizes_arrive_whole_and_in_order,
+            a_message_that_arrives_in_pieces_is_not_taken_for_corrupt,
             hellos_are_exchanged,
             a_write_is_in_place_before_the_message_after_it,
             a_full_lane_tells_when_there_is_room,
@@ -159,7 +160,11 @@ const RING_BYTES: usize = 4 * MIN_RING_BYTES;
 
 impl<T: Transport> Node<T> {
     fn new(site: Site<T>, hello: &[u8]) -> Self {
-        let options = EndpointOptions { hello: hello.to_vec(), ring_bytes: RING_BYTES };
+        Self::with_ring(site, hello, RING_BYTES)
+    }
+
+    fn with_ring(site: Site<T>, hello: &[u8], ring_bytes: usize) -> Self {
+        let options = EndpointOptions { hello: hello.to_vec(), ring_bytes };
         let endpoint = Endpoint::new(site.transport, options);
         Self { endpoint, rest: site.rest, seen: Vec::new() }
     }

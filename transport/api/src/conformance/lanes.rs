@@ -96,8 +96,9 @@ pub fn a_completion_means_that_the_bytes_are_in_place<T: Transport>(
     mut world: impl FnMut() -> Site<T>,
 ) {
     let ((mut a, to_b), (mut b, to_a)) = raw_pair(&mut world);
-    let (landing, region) = expose(&mut b, to_a, 256 << 10);
-    for (round, len) in [1, 8, 300, 16 << 10, 200 << 10].into_iter().enumerate() {
+    let (landing, region) = expose(&mut b, to_a, (4 << 20) + 8);
+    // The last is more than any transport takes in one turn.
+    for (round, len) in [1, 8, 300, 16 << 10, 200 << 10, 4 << 20].into_iter().enumerate() {
         let bytes = pattern(round, len);
         post(&mut a, to_b, (region, 3), source(&bytes), Some(9));
         until("the completion", || {

@@ -50,6 +50,27 @@ pub fn messages_of_all_sizes_arrive_whole_and_in_order<T: Transport>(
     assert_eq!(refused, Err(SendError::TooLong { len: limit + 1, limit }));
 }
 
+/// Longer than what any transport takes in one turn, so that its ring is looked at in between.
+pub fn a_message_that_arrives_in_pieces_is_not_taken_for_corrupt<T: Transport>(
+    mut world: impl FnMut() -> Site<T>,
+) {
+    let mut a = Node::new(world(), b"a");
+    let mut b = Node::with_ring(world(), b"b", mailbox::DEFAULT_RING_BYTES);
+    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    let (to_b, to_a) = join(&mut a, &mut b, &address);
+    let bytes = vec![3; a.endpoint.max_message_bytes(to_b)];
+    assert!(bytes.len() > 1_000_000);
+    for round in 1..=8 {
+        a.endpoint.send(to_b, &[&bytes]).expect("there is room");
+        until("the message", || {
+            a.turn();
+            b.turn();
+            b.seen.len() == round
+        });
+    }
+    assert!(b.seen.iter().all(|seen| *seen == Seen::Message(to_a, bytes.clone())));
+}
+
 /// Both sides hear the other's.
 pub fn hellos_are_exchanged<T: Transport>(mut world: impl FnMut() -> Site<T>) {
     let (mut a, mut b) = (Node::new(world(), b"I am a"), Node::new(world(), b""));
