@@ -26,6 +26,9 @@ const PAUSE_FIRST_NS: u64 = 2_000_000;
 /// Longest such pause, in ns.
 const PAUSE_MAX_NS: u64 = 256_000_000;
 
+/// Longest pause before a peer is dialled again, in ns: what a new sequencer waits for at most.
+const DIAL_PAUSE_MAX_NS: u64 = 32_000_000;
+
 pub(crate) type Fold = Box<dyn FnMut(RecordRef<'_>)>;
 
 /// See the module.
@@ -119,6 +122,7 @@ pub(crate) struct AsksTail(Rc<Core>);
 /// Pauses between attempts, each twice as long, with jitter.
 pub(crate) struct Backoff {
     next_ns: u64,
+    max_ns: u64,
 }
 
 impl Core {
@@ -320,13 +324,18 @@ impl Outbox {
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { next_ns: PAUSE_FIRST_NS }
+        Self { next_ns: PAUSE_FIRST_NS, max_ns: PAUSE_MAX_NS }
+    }
+
+    /// For dialling.
+    pub(crate) fn of_dials() -> Self {
+        Self { next_ns: PAUSE_FIRST_NS, max_ns: DIAL_PAUSE_MAX_NS }
     }
 
     /// How long to wait before the next attempt, in ns.
     pub(crate) fn next_ns(&mut self, core: &Core) -> u64 {
         let pause_ns = self.next_ns;
-        self.next_ns = (pause_ns * 2).min(PAUSE_MAX_NS);
+        self.next_ns = (pause_ns * 2).min(self.max_ns);
         pause_ns + core.random_below(pause_ns / 2)
     }
 }

@@ -54,6 +54,9 @@ pub enum StateError {
     /// The value's range does not lie within its memory. Nothing was done.
     #[error("the value does not lie within the memory that it was said to be in")]
     OutOfBounds,
+    /// A blob has no bytes. Nothing was done.
+    #[error("a blob without bytes cannot be put")]
+    Empty,
     /// The client has ended; a write under way may have taken effect.
     #[error("the engine has stopped")]
     Closed,
@@ -163,6 +166,9 @@ impl State {
         bytes: Rc<[u8]>,
         deadline_ns: u64,
     ) -> Result<(), StateError> {
+        if bytes.is_empty() {
+            return Err(StateError::Empty);
+        }
         let bytes = &bytes;
         let one = move |node: NodeId| async move { self.put_blob_on(node, hash, bytes).await };
         self.write_until(deadline_ns, self.on_quorum(one)).await

@@ -530,10 +530,12 @@ fn names_and_values_over_their_limits_are_refused_at_once() {
             state.put_cell(&name, b"k", tuple(1), None, deadline).await,
             state.put_cell("t", b"k", tuple(1), Some(value), deadline).await,
             state.put_cell("t", b"k", tuple(1), Some(outside), deadline).await,
+            state.put_blob([1; 32], Rc::new([]), deadline).await,
         ]
     });
     assert!(matches!(results[0], Err(StateError::TooLarge { what: "key", .. })));
     assert!(matches!(results[1], Err(StateError::TooLarge { what: "table name", .. })));
     assert!(matches!(results[2], Err(StateError::TooLarge { what: "value", .. })));
     assert_eq!(results[3], Err(StateError::OutOfBounds));
+    assert_eq!(results[4], Err(StateError::Empty));
 }

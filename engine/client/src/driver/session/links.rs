@@ -45,7 +45,7 @@ struct Word {
 impl Default for Link {
     fn default() -> Self {
         let state = LinkState::Down { retry_at_ns: 0 };
-        Self { state, backoff: Backoff::new(), address: String::new() }
+        Self { state, backoff: Backoff::of_dials(), address: String::new() }
     }
 }
 
@@ -73,7 +73,7 @@ impl Link {
 
     /// The next failure is the first again.
     pub(super) fn worked(&mut self) {
-        self.backoff = Backoff::new();
+        self.backoff = Backoff::of_dials();
     }
 
     /// Somewhere else: worth an attempt at once.
