@@ -186,6 +186,33 @@ fn a_write_is_answered_only_when_it_is_flushed_and_a_reader_does_not_see_it_befo
 }
 
 #[test]
+fn an_older_write_that_is_still_under_way_does_not_hide_a_newer_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::open(dir.path(), 1);
+    let (mut peer, _) = engine(&mut node);
+    put_cell(&mut peer, &mut node, b"k", 5, Some(b"newer"));
+    // A node with nothing in memory does not know which of the two is newer.
+    drop(node);
+    let mut node = Node::open(dir.path(), 1);
+    let (mut peer, _) = engine(&mut node);
+    let mut last = Sequencer::open(1, &mut node);
+    last.stream(1);
+    last.settle(&mut node);
+    node.disk.faults.borrow_mut().hold = true;
+    let value = Some(ValueSource::Inline(b"older"));
+    peer.ask(StateRequest::PutCell { object: object(b"k"), tuple: tuple(3), value });
+    peer.ask(StateRequest::GetTuple { object: object(b"k") });
+    let found = peer.expect(&mut [&mut node], |message| match message {
+        Message::StateAnswer { reply: StateReply::Tuple(found), .. } => Some(*found),
+        _ => None,
+    });
+    assert_eq!(found, Some(tuple(5)));
+    node.disk.faults.borrow_mut().hold = false;
+    run(&mut [&mut node], &mut [&mut peer], |_, peers| !peers[0].inbox.is_empty());
+    assert_eq!(get_cell(&mut peer, &mut node, b"k"), Some((5, Some(b"newer".to_vec()))));
+}
+
+#[test]
 fn a_failed_flush_of_the_state_log_stops_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::open(dir.path(), 1);
@@ -296,9 +323,17 @@ fn the_state_log_gives_back_segments_that_the_engine_has_synced() {
     let (mut peer, _) = engine(&mut node);
     let value = vec![5; 30_000];
     let rounds = 60u64;
-    for cursor in 1..=rounds {
-        put_cell(&mut peer, &mut node, &[1], cursor, Some(&value));
-        put_cell(&mut peer, &mut node, &[2], cursor, Some(&value));
+    // Many at once, so that the log is ahead of the engine.
+    for first in (1..=rounds).step_by(12) {
+        for cursor in first..first + 12 {
+            for key in [1, 2] {
+                let value = Some(ValueSource::Inline(&value));
+                let tuple = tuple(cursor);
+                peer.ask(StateRequest::PutCell { object: object(&[key]), tuple, value });
+            }
+        }
+        run(&mut [&mut node], &mut [&mut peer], |_, peers| peers[0].inbox.len() == 24);
+        peer.inbox.clear();
     }
     let segments = || {
         let files = fs::read_dir(dir.path().join("node-1/state")).unwrap();
