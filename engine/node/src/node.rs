@@ -158,6 +158,14 @@ impl Expose for Exposed<'_> {
     }
 }
 
+/// As `status` says it.
+const fn named(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Flush => "flush",
+        Durability::MemoryQuorum => "memory-quorum",
+    }
+}
+
 impl Node {
     fn start(config: Config) -> Result<Self, RunError> {
         let reactor = Reactor::shared(config.reactor)?;
@@ -208,13 +216,8 @@ impl Node {
         let http = config.advertise.unwrap_or(gateway.address());
         let mut entry = NodeEntry::new(Role::Engine, config.node, incarnation, http);
         entry.gateway = Some(http);
-        let constants = Constants {
-            durability: match info.durability {
-                Durability::Flush => "flush",
-                Durability::MemoryQuorum => "memory-quorum",
-            },
-            backend: format!("{:?}", reactor.borrow().backend()).to_lowercase(),
-        };
+        let backend = format!("{:?}", reactor.borrow().backend()).to_lowercase();
+        let constants = Constants { durability: named(info.durability), backend };
         let bell = Bell::new(doorbell, &reactor)?;
         Ok(Self {
             config,

@@ -79,6 +79,7 @@ const PACKAGES: &[Package] = &[
             "halfmoon-client",
             "halfmoon-engine",
             "halfmoon-bench",
+            "halfmoon",
         ],
     ),
     package("xtask", Shell, &[]),

@@ -302,7 +302,10 @@ impl Model {
         }
         let gone = Verdict::Refused(Refusal::RootGone { safe_point: SeqNum(self.floor) });
         let least = if request.floor == SeqNum::MAX { self.start - 1 } else { self.floor };
-        let is_gone = |condition: &Condition| matches!(condition, Condition::NothingAfter { after, .. } if after.0 < least);
+        let is_gone = |condition: &Condition| match condition {
+            Condition::NothingAfter { after, .. } => after.0 < least,
+            Condition::Length { .. } => false,
+        };
         if request.floor.0 < least || request.conditions.iter().any(is_gone) {
             return gone;
         }
