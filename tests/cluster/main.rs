@@ -1,11 +1,5 @@
 //! Tests against clusters of real processes.
-#![expect(
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests"
-)]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
 mod crash;

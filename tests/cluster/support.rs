@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use halfmoon_bench::http::{Call, Client, Reply, RequestError};
@@ -47,6 +47,7 @@ impl Dev {
             .append(true)
             .open(data.with_extension("log"))
             .unwrap();
+        #[expect(clippy::zombie_processes, reason = "`Drop` waits for it")]
         let mut process = Command::new(HALFMOON)
             .args(["dev", "--port", "0", "--data-dir"])
             .arg(data)
@@ -67,6 +68,7 @@ impl Dev {
                 return Self { process, engines };
             }
         }
+        process.wait().unwrap();
         let log = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
         panic!("the cluster did not come up:\n{log}");
     }
@@ -78,11 +80,11 @@ impl Dev {
         self.process.wait().unwrap();
     }
 
-    /// SIGTERM, and the exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    /// SIGTERM, and whether it ended as it should.
+    pub fn stop(mut self) -> bool {
         let process = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
         rustix::process::kill_process(process, Signal::TERM).unwrap();
-        self.process.wait().unwrap().code()
+        self.process.wait().unwrap().success()
     }
 
     /// Address of the first engine, as `--server` takes it.
@@ -150,18 +152,6 @@ impl Scratch {
 /// Runs a future to its end.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-/// Waits for something that comes by itself.
-pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "it never came");
-        tokio::task::yield_now().await;
-    }
 }
 
 /// A value shared between tasks of one thread.
