@@ -47,7 +47,6 @@ impl Dev {
             .append(true)
             .open(data.with_extension("log"))
             .unwrap();
-        #[expect(clippy::zombie_processes, reason = "`Drop` waits for it")]
         let mut process = Command::new(HALFMOON)
             .args(["dev", "--port", "0", "--data-dir"])
             .arg(data)
