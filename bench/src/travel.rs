@@ -81,7 +81,9 @@ pub fn mix(number: u64, atomic: bool) -> Request {
     match pick(0, 1000) {
         0..900 => {
             let (lat, lon) = data::place(pick(12, HOTELS));
-            Request::Search { lat: lat + 0.001, lon: lon - 0.001 }
+            // As a client would send them: so many digits as make sense.
+            let digits = |degrees: f64| (degrees * 1000.0).round() / 1000.0;
+            Request::Search { lat: digits(lat + 0.001), lon: digits(lon - 0.001) }
         }
         900..990 => {
             let user = pick(12, USERS);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::support::{Dev, HALFMOON, Scratch, Shared, block_on};
 
@@ -14,16 +15,18 @@ const ROUNDS: u64 = 10;
 const CLIENTS: usize = 4;
 
 /// Sends keyed requests until the cluster is gone; notes which were acknowledged.
-async fn load(dev: &Dev, round: u64, acknowledged: Shared<BTreeSet<String>>) {
+async fn load(dev: &Dev, round: u64, acknowledged: &Shared<BTreeSet<String>>, warm: &Notify) {
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
-        let acknowledged = Arc::clone(&acknowledged);
         clients.push(async move {
             for number in 0u64.. {
                 let id = format!("{round}-{client}-{number}");
                 match dev.invoke("order", &json!({ "id": id }), Some(&id)).await {
                     Ok(reply) if reply.status == 200 => {
                         acknowledged.lock().unwrap().insert(id);
+                        if number == 3 {
+                            warm.notify_one();
+                        }
                     }
                     Ok(_) => {}
                     Err(_) => return,
@@ -47,11 +50,15 @@ fn nothing_acknowledged_is_missing_after_everything_is_killed_ten_times() {
         }
         block_on(async {
             check(&dev, &acknowledged).await;
-            // The moment of the kill differs from round to round.
-            let moment = Duration::from_millis(200 + round * 137 % 500);
+            let warm = Notify::new();
+            // Once requests flow, at a moment that differs from round to round.
+            let moment = Duration::from_millis(20 + round * 37 % 300);
             tokio::select! {
-                () = load(&dev, round, Arc::clone(&acknowledged)) => {}
-                () = tokio::time::sleep(moment) => {}
+                () = load(&dev, round, &acknowledged, &warm) => {}
+                () = async {
+                    warm.notified().await;
+                    tokio::time::sleep(moment).await;
+                } => {}
             }
         });
         dev.kill_everything();

@@ -15,7 +15,7 @@ fn a_cluster_comes_up_runs_functions_and_stops_when_asked() {
     let output = halfmoon(&["invoke", "populate", r#"{"part":0}"#, "--server", &server]);
     assert_eq!(text(&output.stdout), "0\n", "{}", text(&output.stderr));
     let output = halfmoon(&["invoke", "geo", r#"{"lat":37.7,"lon":-122.5}"#, "--server", &server]);
-    assert_eq!(text(&output.stdout), "[0,10,1,11,20]\n", "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "[0,1,10,11,20]\n", "{}", text(&output.stderr));
     let output = halfmoon(&["status", "--server", &server, "--json"]);
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(status.get("durability").is_some(), "{status}");
