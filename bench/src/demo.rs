@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::audit::{Findings, Row, Snapshot, Told, audit};
 use crate::chaos::{Kills, Plan, carry_out};
 use crate::cluster::Gateways;
-use crate::http::{Call, Client};
+use crate::http::{Call, Client, Reply};
 use crate::load::{Measured, Schedule, open_loop};
 use crate::travel::{self, FLIGHTS, HOTELS, Request};
 
@@ -71,6 +71,8 @@ pub struct Outcome {
     pub kills: Kills,
     /// What the audit found.
     pub findings: Findings,
+    /// What clients were told of reservations: those of the mix count in the audit, too.
+    told: ToldSoFar,
 }
 
 /// Clients of the audited stream; each sends its next reservation when the last was answered.
@@ -129,12 +131,14 @@ pub async fn run(
     }
     drop(binary);
     for &protocol in &options.protocols {
-        mix(&gateways, protocol, Duration::from_secs(1), options.rate_per_s).await;
+        let told = outcomes.get(&protocol).map(|o| Arc::clone(&o.told)).unwrap_or_default();
+        mix(&gateways, protocol, Duration::from_secs(1), options.rate_per_s, &told).await;
     }
     for slice in 1..=options.slices {
         for &protocol in &options.protocols {
+            let told = outcomes.get(&protocol).map(|o| Arc::clone(&o.told)).unwrap_or_default();
             let (measured, appends) =
-                mix(&gateways, protocol, options.slice, options.rate_per_s).await;
+                mix(&gateways, protocol, options.slice, options.rate_per_s, &told).await;
             say(format!(
                 "mix, slice {slice} of {}: {:<14} p50 {:>6} µs, p99 {:>6} µs, {} failed",
                 options.slices,
@@ -167,6 +171,7 @@ impl Outcome {
             acknowledged: 0,
             kills: Kills::default(),
             findings: Findings::default(),
+            told: ToldSoFar::default(),
         }
     }
 
@@ -235,13 +240,14 @@ async fn mix(
     protocol: Protocol,
     duration: Duration,
     rate_per_s: f64,
+    told: &ToldSoFar,
 ) -> (Measured, u64) {
     let path: Arc<str> = format!("/v1/functions/{}.frontend/invoke", protocol.name()).into();
     let appends = Arc::new(AtomicU64::new(0));
     let seed = fresh_seed();
     let measured = open_loop(Schedule::lasting(duration, rate_per_s), |index| {
-        let (gateways, path, appends) =
-            (Arc::clone(gateways), Arc::clone(&path), Arc::clone(&appends));
+        let (gateways, path, appends, told) =
+            (Arc::clone(gateways), Arc::clone(&path), Arc::clone(&appends), Arc::clone(told));
         async move {
             let request = travel::mix(seed.wrapping_add(index), protocol.has_transactions());
             let key = format!("mix-{seed:x}-{index}");
@@ -254,7 +260,12 @@ async fn mix(
                 body: Bytes::from(serde_json::to_vec(&request).unwrap_or_default()),
                 timeout: Duration::from_secs(30),
             };
-            match gateways.once(call).await {
+            let answer = gateways.once(call).await;
+            if let Request::Reserve { id, .. } = request {
+                let how = answer.as_ref().map_or(Told::Unknown, told_by);
+                told.lock().unwrap_or_else(PoisonError::into_inner).insert(id, how);
+            }
+            match answer {
                 Ok(reply) if reply.status == 200 => {
                     let count = reply.header("halfmoon-appends").and_then(|n| n.parse().ok());
                     appends.fetch_add(count.unwrap_or(0), Ordering::Relaxed);
@@ -290,7 +301,8 @@ async fn chaos(
     say: &(dyn Fn(String) + Send + Sync),
 ) -> anyhow::Result<()> {
     let protocol = outcome.protocol;
-    let told = ToldSoFar::default();
+    let told = Arc::clone(&outcome.told);
+    let before = told.lock().unwrap_or_else(PoisonError::into_inner).len();
     let killing = Arc::new(AtomicBool::new(true));
     let mut clients = tokio::task::JoinSet::new();
     let seed = fresh_seed();
@@ -308,7 +320,7 @@ async fn chaos(
         clients.spawn(stream.run());
     }
     let progress = |kills: &Kills| {
-        let done = told.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let done = told.lock().unwrap_or_else(PoisonError::into_inner).len() - before;
         say(format!(
             "kills under {:<14} {:>2} workers ({} inside a reservation), {} engines, {} storage; \
              {done} reservations answered",
@@ -324,7 +336,7 @@ async fn chaos(
     killing.store(false, Ordering::Release);
     while clients.join_next().await.is_some() {}
     let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
-    outcome.requests += told.len() as u64;
+    outcome.requests += (told.len() - before) as u64;
     outcome.acknowledged =
         told.values().filter(|told| matches!(told, Told::Reserved(_))).count() as u64;
     let snapshot = settled_snapshot(gateways, protocol, &told).await?;
@@ -357,6 +369,19 @@ struct Stream {
 struct Answer {
     #[serde(default)]
     row: Option<Row>,
+}
+
+/// What a reply tells of a reservation.
+fn told_by(reply: &Reply) -> Told {
+    if reply.status != 200 {
+        tracing::warn!(status = %reply.status, body = ?reply.body, "reservation");
+        return Told::Unknown;
+    }
+    match serde_json::from_slice(&reply.body) {
+        Ok(Answer { row: Some(row) }) => Told::Reserved(row),
+        Ok(Answer { row: None }) => Told::Full,
+        Err(_) => Told::Unknown,
+    }
 }
 
 impl Stream {
@@ -394,15 +419,7 @@ impl Stream {
             timeout: Duration::from_secs(15),
         };
         match self.gateways.until_answered(call, ANSWER_WITHIN).await {
-            Some(reply) if reply.status == 200 => match serde_json::from_slice(&reply.body) {
-                Ok(Answer { row: Some(row) }) => Told::Reserved(row),
-                Ok(Answer { row: None }) => Told::Full,
-                Err(_) => Told::Unknown,
-            },
-            Some(reply) => {
-                tracing::warn!(status = %reply.status, body = ?reply.body, id, "reservation");
-                Told::Unknown
-            }
+            Some(reply) => told_by(&reply),
             None => Told::Unknown,
         }
     }

@@ -1,5 +1,6 @@
 //! `halfmoon functions` and `halfmoon status`, and how commands print.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use halfmoon_bench::http::Reply;
@@ -8,10 +9,9 @@ use serde_json::Value;
 use crate::cli::Target;
 use crate::client::{Send, send};
 
-/// A line on standard output.
-#[expect(clippy::print_stdout, reason = "what a command has to say goes to standard output")]
+/// A line on standard output. Whoever reads it may have gone; the command goes on.
 pub(crate) fn print(line: &str) {
-    println!("{line}");
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// What a reply that is no success says, with its hint.
