@@ -64,7 +64,15 @@ pub(crate) struct Machine {
     /// of three nodes (faster, and lost with the power).
     #[arg(long, value_enum, default_value_t = Durability::Flush)]
     pub(crate) durability: Durability,
+
+    /// MiB of a segment of a storage node's logs, written ahead of time. Each node needs disk space
+    /// for about four; smaller ones save space and make a new node start sooner.
+    #[arg(long, default_value_t = SEGMENT_MIB, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) segment_mib: u32,
 }
+
+/// MiB of a segment unless said otherwise.
+pub(crate) const SEGMENT_MIB: u32 = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Durability {
@@ -250,6 +258,10 @@ pub(crate) struct Run {
     /// Where an engine's gateway listens.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) http: std::net::SocketAddr,
+
+    /// MiB of a segment of a storage node's logs.
+    #[arg(long, default_value_t = SEGMENT_MIB, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) segment_mib: u32,
 
     /// End when standard input does: a child process does not outlive its supervisor.
     #[arg(long, hide = true)]

@@ -11,7 +11,7 @@ use halfmoon_bench::cluster::{Cluster, Part};
 use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
-use crate::cli::{RoleName, Run};
+use crate::cli::{Machine, RoleName, Run};
 use crate::layout::{self, Layout};
 use crate::stop;
 
@@ -26,6 +26,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         data_dir: options.data_dir.clone(),
         listen: options.listen,
         http: options.http,
+        segment_mib: options.segment_mib,
     };
     run_role(options.role, place, meta, stop)?;
     tracing::info!("stopped");
@@ -38,6 +39,7 @@ struct Place {
     data_dir: std::path::PathBuf,
     listen: SocketAddr,
     http: SocketAddr,
+    segment_mib: u32,
 }
 
 fn run_role(
@@ -46,7 +48,7 @@ fn run_role(
     meta: Arc<dyn MetaStore>,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    let Place { node, data_dir, listen, http } = place;
+    let Place { node, data_dir, listen, http, segment_mib } = place;
     match role {
         RoleName::Sequencer => {
             let config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
@@ -55,6 +57,8 @@ fn run_role(
         RoleName::Storage => {
             let info = cluster::read(&*meta)?;
             let mut role = halfmoon_storage::RoleConfig::new(data_dir, node, info.id());
+            role.segment_bytes = u64::from(segment_mib) << 20;
+            role.state_segment_bytes = role.segment_bytes;
             role.durability = match info.durability {
                 Durability::Flush => halfmoon_storage::Durability::Flush,
                 Durability::MemoryQuorum => halfmoon_storage::Durability::MemoryQuorum,
@@ -88,9 +92,11 @@ impl InProcess {
     pub(crate) fn start(
         layout: &Layout,
         meta: FileStore,
-        engines: u32,
+        machine: &Machine,
         port: u16,
     ) -> anyhow::Result<Self> {
+        let engines = machine.engines;
+        let segment_mib = machine.segment_mib;
         let stop = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut threads = Vec::new();
@@ -99,7 +105,7 @@ impl InProcess {
             std::fs::create_dir_all(&data_dir)
                 .with_context(|| format!("cannot make {}", data_dir.display()))?;
             let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(layout.meta())?);
-            let place = Place { node, data_dir, listen: any, http };
+            let place = Place { node, data_dir, listen: any, http, segment_mib };
             let stop = Arc::clone(&stop);
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{node}"))

@@ -47,6 +47,7 @@ struct Shared {
     binary: PathBuf,
     layout: Layout,
     meta: FileStore,
+    segment_mib: u32,
     verbose: u8,
     log_files: bool,
     nodes: Mutex<Nodes>,
@@ -68,6 +69,8 @@ pub(crate) struct Options {
     pub(crate) engines: u32,
     /// Port of the first engine; 0: any.
     pub(crate) port: u16,
+    /// MiB of a segment of a storage node's logs.
+    pub(crate) segment_mib: u32,
     pub(crate) verbose: u8,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
@@ -116,6 +119,7 @@ impl Supervisor {
             binary,
             layout,
             meta,
+            segment_mib: options.segment_mib,
             verbose: options.verbose,
             log_files: options.log_files,
             nodes: Mutex::new(Nodes { by_id, stopping: false }),
@@ -226,6 +230,7 @@ impl Shared {
         command
             .args(["run", "--role", node.kind.name(), "--until-stdin-ends"])
             .args(["--node", &node.id.to_string(), "--http", &node.http.to_string()])
+            .args(["--segment-mib", &self.segment_mib.to_string()])
             .arg("--data-dir")
             .arg(&directory)
             .arg("--meta")

@@ -8,7 +8,7 @@ use halfmoon_bench::log::{Floors, LogBench, Point, floors};
 use halfmoon_wire::NodeId;
 use serde_json::json;
 
-use crate::cli::{Bench, BenchLog, Durability};
+use crate::cli::{Bench, BenchLog, Durability, SEGMENT_MIB};
 use crate::commands::show::print;
 use crate::layout::Layout;
 use crate::supervisor::{Options, Supervisor};
@@ -59,7 +59,8 @@ fn measure(
     let before = floors(directory)?;
     let layout = Layout::new(Some(directory.join("state")))?;
     let meta = layout.found(options.durability.into())?;
-    let supervised = Options { engines: 0, port: 0, verbose, log_files: true };
+    let supervised =
+        Options { engines: 0, port: 0, segment_mib: SEGMENT_MIB, verbose, log_files: true };
     let supervisor = Supervisor::start(layout.clone(), meta, &supervised)?;
     let lasting = Duration::from_secs(options.seconds);
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE)

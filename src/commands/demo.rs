@@ -11,7 +11,7 @@ use halfmoon_bench::cluster::Gateways;
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 
-use crate::cli::Demo;
+use crate::cli::{Demo, SEGMENT_MIB};
 use crate::commands::show::print;
 use crate::layout::Layout;
 use crate::supervisor::{self, Supervisor};
@@ -32,7 +32,13 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
     remove(&state)?;
     let layout = Layout::new(Some(state.clone()))?;
     let meta = layout.found(halfmoon_meta::Durability::Flush)?;
-    let supervised = supervisor::Options { engines: 2, port: 0, verbose, log_files: true };
+    let supervised = supervisor::Options {
+        engines: 2,
+        port: 0,
+        segment_mib: SEGMENT_MIB,
+        verbose,
+        log_files: true,
+    };
     let supervisor = Supervisor::start(layout, meta, &supervised)?;
     let gateways = Arc::new(Gateways::new(supervisor.cluster()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -31,13 +31,14 @@ pub(crate) fn run(options: &Dev, verbose: u8) -> anyhow::Result<ExitCode> {
     let meta = layout.found(options.machine.durability.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if options.in_process {
-        let roles = roles::InProcess::start(&layout, meta, options.machine.engines, options.port)?;
+        let roles = roles::InProcess::start(&layout, meta, &options.machine, options.port)?;
         runtime.block_on(serve(begin, roles.cluster(), &layout, options))?;
         roles.stop()?;
     } else {
         let supervised = Options {
             engines: options.machine.engines,
             port: options.port,
+            segment_mib: options.machine.segment_mib,
             verbose,
             log_files: false,
         };

@@ -66,7 +66,7 @@ impl Cluster {
     /// Starts it on what `data` holds, and waits until it is up.
     pub(crate) fn start(program: &Path, data: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        command.args(["dev", "--port", "0", "--data-dir"]).arg(data);
+        command.args(["dev", "--port", "0", "--segment-mib", "4", "--data-dir"]).arg(data);
         // After a loss of power its nodes have much to complain about.
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut victim = Victim::start(&mut command)?;
@@ -104,7 +104,7 @@ impl Cluster {
         let reply = http::post(self.client().first(), path, "deploy", &std::fs::read(program)?)?;
         anyhow::ensure!(reply.status == 200, "not deployed: {}", reply.text());
         for part in 0..POPULATE_PARTS {
-            let body = json!({ "part": part });
+            let body = json!({ "part": part, "atomic": true });
             self.client().invoke("populate", &format!("populate-{part}"), &body)?;
         }
         Ok(())
@@ -152,7 +152,8 @@ impl Client<'_> {
         let (hotel, flight) = (number % HOTELS, (number / 7) % HOTELS);
         let input =
             json!({ "op": "reserve", "id": id, "hotel": hotel, "flight": flight, "atomic": true });
-        self.invoke("frontend", &id, &input)
+        let mut reply = self.invoke("frontend", &id, &input)?;
+        Ok(reply["row"].take())
     }
 }
 
@@ -227,7 +228,7 @@ impl Told {
         for (index, numbers) in numbers.chunks(INSPECT).enumerate() {
             let ids: Vec<String> = numbers.iter().copied().map(id).collect();
             let key = format!("inspect-{}-{index}", self.next);
-            let found = client.invoke("inspect", &key, &json!({ "ids": ids }))?;
+            let found = client.invoke("inspect", &key, &json!({ "ids": ids, "atomic": true }))?;
             for number in numbers {
                 let row = found["rows"].get(id(*number)).unwrap_or(&Value::Null);
                 missing += usize::from(self.replies.get(number) != Some(row));

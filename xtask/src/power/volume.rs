@@ -13,7 +13,7 @@ use crate::cluster::Victim;
 use crate::run::{has, target};
 
 /// Size of a volume in bytes.
-const VOLUME_BYTES: u64 = 512 << 20;
+const VOLUME_BYTES: u64 = 1 << 30;
 /// How long a device may take to appear or to go.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
