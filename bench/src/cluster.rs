@@ -146,3 +146,34 @@ fn is_final(reply: &Reply) -> bool {
         status => status < 500,
     }
 }
+
+/// Waits until every engine answers its health check.
+pub async fn wait_until_up(gateways: &Gateways, within: Duration) -> anyhow::Result<()> {
+    let end = tokio::time::Instant::now() + within;
+    for engine in 0..gateways.cluster().engines() {
+        loop {
+            if let Some(client) = gateways.client(engine)
+                && is_healthy(&client).await
+            {
+                break;
+            }
+            anyhow::ensure!(
+                tokio::time::Instant::now() < end,
+                "engine {engine} did not come up within {within:?}; its log says why"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn is_healthy(client: &Client) -> bool {
+    let call = Call {
+        method: Method::GET,
+        path: "/healthz",
+        headers: &[],
+        body: Bytes::new(),
+        timeout: Duration::from_secs(1),
+    };
+    client.send(call).await.is_ok_and(|reply| reply.status == 200)
+}

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::audit::{Findings, Row, Snapshot, Told, audit};
 use crate::chaos::{Kills, Plan, carry_out};
 use crate::cluster::Gateways;
-use crate::http::{Call, Client, Reply};
+use crate::http::{Call, Reply};
 use crate::load::{Measured, Schedule, open_loop};
 use crate::travel::{self, FLIGHTS, HOTELS, Request};
 
@@ -475,35 +475,4 @@ async fn snapshot(
         add(gateways.invoke(&function, &some, &headers, within).await?)?;
     }
     Ok(whole)
-}
-
-/// Waits until every engine answers its health check.
-pub async fn wait_until_up(gateways: &Gateways, within: Duration) -> anyhow::Result<()> {
-    let end = tokio::time::Instant::now() + within;
-    for engine in 0..gateways.cluster().engines() {
-        loop {
-            if let Some(client) = gateways.client(engine)
-                && is_healthy(&client).await
-            {
-                break;
-            }
-            anyhow::ensure!(
-                tokio::time::Instant::now() < end,
-                "engine {engine} did not come up within {within:?}; its log says why"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    Ok(())
-}
-
-async fn is_healthy(client: &Client) -> bool {
-    let call = Call {
-        method: Method::GET,
-        path: "/healthz",
-        headers: &[],
-        body: Bytes::new(),
-        timeout: Duration::from_secs(1),
-    };
-    client.send(call).await.is_ok_and(|reply| reply.status == 200)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_bench::chaos::Plan;
-use halfmoon_bench::cluster::Gateways;
+use halfmoon_bench::cluster::{Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 
@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
     let outcomes = runtime.block_on(async {
         tokio::select! {
             outcomes = async {
-                demo::wait_until_up(&gateways, UP_WITHIN).await?;
+                wait_until_up(&gateways, UP_WITHIN).await?;
                 say(format!("the cluster is up after {:.2} s", begin.elapsed().as_secs_f64()));
                 demo::run(Arc::clone(&gateways), &binary, &options, &say).await
             } => outcomes,

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use halfmoon_bench::cluster::{Cluster, Gateways};
-use halfmoon_bench::demo::wait_until_up;
+use halfmoon_bench::cluster::{Cluster, Gateways, wait_until_up};
 
 use crate::cli::{Dev, Durability};
 use crate::commands::show::print;
