@@ -164,7 +164,8 @@ mod tests {
                         store.truncate_after(SeqNum(keep));
                     }
                     Op::Drop(chunks) => {
-                        let held = (model.len() as u64).saturating_sub(3);
+                        // What is applied never shrinks, and what was dropped was applied.
+                        let held = (model.len() as u64).saturating_sub(3).max(dropped);
                         store.drop_oldest(chunks * CHUNK_BYTES, SeqNum(held));
                         while store.record(SeqNum(dropped + 1)).is_none() && dropped < held {
                             dropped += 1;
