@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 const UP_MAX: Duration = Duration::from_secs(60);
 /// How long the clients may take to get as many answers as a round needs.
 const ROUND_MAX: Duration = Duration::from_secs(120);
+/// The status of an answer that says "not yet".
+const STILL_RUNNING: u16 = 202;
 /// Clients that ask at once.
 const CLIENTS: usize = 4;
 /// Hotels and flights of the travel application.
@@ -142,9 +144,16 @@ impl Client<'_> {
         let path = format!("/v1/functions/travel.{function}/invoke");
         let number = key.bytes().map(usize::from).sum();
         let body = input.to_string();
-        let reply = http::post(self.of(number), &path, key, body.as_bytes())?;
-        anyhow::ensure!(reply.status == 200, "{function}: {}: {}", reply.status, reply.text());
-        Ok(serde_json::from_slice(&reply.body)?)
+        let began = Instant::now();
+        loop {
+            let reply = http::post(self.of(number), &path, key, body.as_bytes())?;
+            // "Still running" is an answer, and asking again with the same key is how to wait.
+            if reply.status == STILL_RUNNING && began.elapsed() < ROUND_MAX {
+                continue;
+            }
+            anyhow::ensure!(reply.status == 200, "{function}: {}: {}", reply.status, reply.text());
+            return Ok(serde_json::from_slice(&reply.body)?);
+        }
     }
 
     fn reserve(self, number: usize) -> anyhow::Result<Value> {
