@@ -4,4 +4,5 @@
 mod bad_input;
 mod crash;
 mod everyday;
+mod large_values;
 mod support;

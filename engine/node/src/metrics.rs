@@ -59,6 +59,8 @@ counters! {
     appends_conflict_total: "counter" "Appends that lost to another record.";
     reads_total: "counter" "Reads of objects by functions.";
     writes_total: "counter" "Writes of objects by functions.";
+    values_landed_total: "counter" "Large values that storage wrote straight into a worker's memory.";
+    value_bytes_copied_total: "counter" "Bytes of large values that the engine copied on their way in.";
     workers: "gauge" "Worker processes.";
     workers_busy: "gauge" "Worker processes that run an invocation.";
     workers_started_total: "counter" "Worker processes started.";

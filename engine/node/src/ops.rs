@@ -16,7 +16,7 @@ use halfmoon_wire::{CellTuple, InstanceId, RunId, SeqNum, Tag, VersionId};
 
 use crate::command::Appends;
 use crate::hot::Hot;
-use crate::metrics::count;
+use crate::metrics::{Metrics, count};
 use crate::pool::WorkerId;
 use crate::sync::Notify;
 use crate::value::{Landing, Value};
@@ -193,14 +193,18 @@ impl Room {
     }
 }
 
-fn value_of(got: Got, room: Option<Room>) -> Value {
+fn value_of(metrics: &Metrics, got: Got, room: Option<Room>) -> Value {
     match (got, room) {
         (Got::Bytes(bytes), _) => bytes.into(),
         (Got::Landed { len }, Some(Room::Arena(lend, landing))) => {
             drop(lend);
+            count(&metrics.values_landed_total);
             Value::Landed(landing, len)
         }
-        (Got::Landed { len }, Some(Room::Own(borrowed))) => borrowed.copy(len).into(),
+        (Got::Landed { len }, Some(Room::Own(borrowed))) => {
+            metrics.value_bytes_copied_total.fetch_add(u64::from(len), Ordering::Relaxed);
+            borrowed.copy(len).into()
+        }
         (Got::Landed { .. }, None) => Vec::new().into(),
     }
 }
@@ -278,7 +282,7 @@ impl Ops for EngineOps {
             self.landed(|lend| self.hot.state.get_cell(table, key, lend, deadline_ns)).await?;
         Ok(cell.map(|cell| ProtocolCell {
             tuple: cell.tuple,
-            value: cell.value.map(|value| value_of(value, room)),
+            value: cell.value.map(|value| value_of(&self.hot.metrics, value, room)),
         }))
     }
 
@@ -303,7 +307,7 @@ impl Ops for EngineOps {
         let (value, room) = self
             .landed(|lend| self.hot.state.get_version(table, key, version, lend, deadline_ns))
             .await?;
-        Ok(value.map(|value| value_of(value, room)))
+        Ok(value.map(|value| value_of(&self.hot.metrics, value, room)))
     }
 
     async fn put_version(
@@ -328,7 +332,7 @@ impl Ops for EngineOps {
             self.landed(|lend| self.hot.state.base(table, key, floor, lend, deadline_ns)).await?;
         Ok(base.map(|base| Base {
             seq: base.seq,
-            value: base.value.map(|value| value_of(value, room)),
+            value: base.value.map(|value| value_of(&self.hot.metrics, value, room)),
         }))
     }
 
