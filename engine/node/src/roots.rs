@@ -53,7 +53,9 @@ pub(crate) struct Root {
     /// What a request under the same key must have.
     input: Option<(String, u128)>,
     waiters: RefCell<Vec<(Wait, oneshot::Sender<Invoked>)>>,
-    answered: Cell<bool>,
+    /// What its waiters were answered: whoever asks again before its Finish is committed hears the
+    /// same.
+    answered: RefCell<Option<Invoked>>,
     accepted: Cell<bool>,
     keyed: Cell<bool>,
     tree: Rc<Tree>,
@@ -87,7 +89,7 @@ impl Root {
             origin: RefCell::new(Some(origin)),
             input,
             waiters: RefCell::default(),
-            answered: Cell::new(false),
+            answered: RefCell::default(),
             accepted: Cell::new(false),
             keyed: Cell::new(keyed),
             tree: Rc::default(),
@@ -99,7 +101,7 @@ impl Root {
     }
 
     fn answer(&self, outcome: &Invoked) {
-        self.answered.set(true);
+        self.answered.replace(Some(outcome.clone()));
         for (_, reply) in self.waiters.borrow_mut().drain(..) {
             // A caller that has gone needs no answer.
             reply.send(outcome.clone()).ok();
@@ -155,13 +157,13 @@ fn join(root: &Root, invoke: &Invoke, reply: oneshot::Sender<Invoked>) {
     let same = root.input.as_ref().is_none_or(|(function, input)| {
         *function == invoke.function.to_string() && *input == fingerprint(&invoke.input)
     });
-    let parked = root.parked.borrow().clone();
-    let now = match parked {
+    let (parked, answered) = (root.parked.borrow().clone(), root.answered.borrow().clone());
+    let now = match (parked, answered) {
         _ if !same => Invoked::KeyReused,
-        Some(error) => Invoked::Parked { error },
-        None if invoke.wait == Wait::Accepted && root.accepted.get() => Invoked::Accepted,
-        None if root.answered.get() => Invoked::Running,
-        None => {
+        (Some(error), _) => Invoked::Parked { error },
+        (None, _) if invoke.wait == Wait::Accepted && root.accepted.get() => Invoked::Accepted,
+        (None, Some(outcome)) => outcome,
+        (None, None) => {
             root.wait(invoke.wait, reply);
             return;
         }
@@ -404,7 +406,7 @@ async fn park(hot: &Hot, root: &Root, error: &str) {
     hot.parked();
     *root.parked.borrow_mut() = Some(error.to_owned());
     root.answer(&Invoked::Parked { error: error.to_owned() });
-    root.answered.set(false);
+    root.answered.replace(None);
     root.resume.notified().await;
     root.parked.borrow_mut().take();
 }
