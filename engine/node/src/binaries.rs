@@ -81,6 +81,8 @@ impl Binaries {
         let io = |source| StoreError::Io { path: path.clone(), source };
         write_executable(&temporary, binary).map_err(io)?;
         fs::rename(&temporary, &path).map_err(io)?;
+        // The name must survive a loss of power as well: roots in the log need it at once.
+        fs::File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(io)?;
         Ok(path)
     }
 

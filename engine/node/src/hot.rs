@@ -139,6 +139,11 @@ impl Hot {
             }
             Ok(Intent::Ends(root)) => {
                 self.intents.borrow_mut().ends(root);
+                // A peer has ended what is parked here: its next attempt finds the result.
+                let parked = self.roots.borrow().get(&root).cloned();
+                if let Some(root) = parked.filter(|root| root.parked.borrow().is_some()) {
+                    root.resume.notify();
+                }
             }
             Err(error) => {
                 tracing::error!(seq = %record.seq(), %error, "an intent record does not parse");
@@ -168,6 +173,9 @@ impl Hot {
             self.metrics.roots_taken_over_total.fetch_add(inherited, Ordering::Relaxed);
             self.adopted.borrow_mut().extend(moved);
         }
+        // Before the report that says that this record was applied: on that report the dead
+        // engine's own is dropped, and only this one then holds what its roots need.
+        self.log.set_safe_point(self.least_floor());
     }
 
     /// Takes up the roots that are waiting for that, once the engine is up.
