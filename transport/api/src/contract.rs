@@ -1,6 +1,6 @@
 //! What every transport promises: one-sided writes into regions that the peer exposed.
 //!
-//! The rules, each with a test in [`crate::conformance`] that every transport runs:
+//! The rules, each with a test in `conformance` that every transport runs:
 //!
 //! - **T1 Order.** The writes of a lane are applied, and complete, in the order they were posted.
 //!   Lanes are not ordered among each other.

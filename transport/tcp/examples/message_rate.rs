@@ -1,5 +1,5 @@
 //! Prints how many 256 B messages a second go to another process and come back: `cargo run
-//! --release -p halfmoon-tcp --example rate`.
+//! --release -p halfmoon-tcp --example message_rate`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "an example")]
 
 use std::io::{BufRead, BufReader};
