@@ -8,7 +8,7 @@
 //! io_uring ([`Backend::Uring`]), and `poll` with plain system calls where io_uring is refused
 //! ([`Backend::Poll`]), as in many containers.
 //!
-//! All `unsafe` of this package is in `uring.rs`.
+//! `unsafe` code of this package is in `uring.rs`; `buffer.rs` has two `unsafe impl`s, each argued.
 
 mod buffer;
 pub mod floor;
