@@ -19,9 +19,9 @@ use serde::Serialize;
 use crate::load::histogram;
 
 /// Rounds of each floor.
-const FLOOR_ROUNDS: usize = 2000;
+const FLOOR_ROUNDS: usize = 500;
 /// Idle appends are this far apart, on the schedule: enough for each to find everything asleep.
-const IDLE_EVERY: Duration = Duration::from_millis(4);
+pub const IDLE_EVERY: Duration = Duration::from_millis(4);
 /// The tag that all records of the benchmark carry.
 const TAG: Tag = Tag(0xbe4c);
 /// Longest wait for the log to come up.
@@ -51,10 +51,28 @@ pub struct Point {
     pub p99_us: u64,
 }
 
-/// Measures D and F on an idle machine.
-pub fn floors(dir: &Path) -> anyhow::Result<Floors> {
-    let delays = halfmoon_tcp::floor::one_way_delays(FLOOR_ROUNDS, ReactorOptions::default())?;
-    let writes = halfmoon_reactor::floor::durable_writes(dir, 3, FLOOR_ROUNDS / 4)?;
+impl Floors {
+    /// 3D + F: what an append costs at least.
+    #[must_use]
+    pub fn append_us(&self) -> f64 {
+        3.0 * self.d_us + self.f_us
+    }
+
+    /// The mean of two: machines drift, so floors are measured before and after what stands on them.
+    #[must_use]
+    pub fn between(self, other: Self) -> Self {
+        Self {
+            d_us: f64::midpoint(self.d_us, other.d_us),
+            f_us: f64::midpoint(self.f_us, other.f_us),
+        }
+    }
+}
+
+/// Measures D and F on an idle machine, once per `every`, or back to back if that is zero.
+pub fn floors(dir: &Path, every: Duration) -> anyhow::Result<Floors> {
+    let options = ReactorOptions::default();
+    let delays = halfmoon_tcp::floor::one_way_delays(FLOOR_ROUNDS, every, options)?;
+    let writes = halfmoon_reactor::floor::durable_writes(dir, 3, FLOOR_ROUNDS, every)?;
     let second = writes.into_iter().filter_map(|round| round.get(1).copied()).collect();
     Ok(Floors { d_us: median_us(delays), f_us: median_us(second) })
 }

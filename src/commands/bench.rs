@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use halfmoon_bench::log::{Floors, LogBench, Point, floors};
+use halfmoon_bench::log::{Floors, IDLE_EVERY, LogBench, Point, floors};
 use halfmoon_wire::NodeId;
 use serde_json::json;
 
@@ -36,27 +36,49 @@ fn log(options: &BenchLog, verbose: u8) -> anyhow::Result<ExitCode> {
     if options.data_dir.is_none() {
         std::fs::remove_dir_all(&directory).ok();
     }
-    let (floors, idle, points) = measured?;
+    let measured = measured?;
     if options.json {
-        print(&as_json(options, &floors, &idle, &points).to_string());
+        print(&as_json(options, &measured).to_string());
         return Ok(ExitCode::SUCCESS);
     }
-    show(options, &floors, &idle, &points);
+    show(options, &measured);
     Ok(ExitCode::SUCCESS)
+}
+
+/// One append at a time, beside the floors measured at the same pace.
+struct Single {
+    floors: Floors,
+    append: Point,
+}
+
+struct Measured {
+    /// On a schedule, slowly: everything is asleep before each.
+    idle: Single,
+    /// Each as soon as the one before is acknowledged.
+    back_to_back: Single,
+    points: Vec<Point>,
+}
+
+impl Single {
+    #[expect(clippy::cast_precision_loss, reason = "a latency in µs, for a ratio")]
+    fn ratio(&self) -> f64 {
+        self.append.p50_us as f64 / self.floors.append_us()
+    }
 }
 
 fn measure(
     options: &BenchLog,
     verbose: u8,
     directory: &std::path::Path,
-) -> anyhow::Result<(Floors, Point, Vec<Point>)> {
+) -> anyhow::Result<Measured> {
     let say = |text: &str| {
         if !options.json {
             print(text);
         }
     };
+    let both = || anyhow::Ok((floors(directory, IDLE_EVERY)?, floors(directory, Duration::ZERO)?));
     say("measuring the floors D and F …");
-    let before = floors(directory)?;
+    let before = both()?;
     let layout = Layout::new(Some(directory.join("state")))?;
     let meta = layout.found(options.durability.into())?;
     let supervised =
@@ -65,8 +87,9 @@ fn measure(
     let lasting = Duration::from_secs(options.seconds);
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE)
         .with_context(|| format!("the nodes' logs are in {}/*.log", layout.root().display()))?;
-    say("measuring idle appends …");
+    say("measuring appends one at a time …");
     let idle = bench.idle(NAMED.1, lasting)?;
+    let back_to_back = bench.peak(1, NAMED.1, lasting)?;
     let mut points = Vec::new();
     for size in &options.size {
         for depth in &options.depth {
@@ -76,29 +99,33 @@ fn measure(
     }
     drop(bench);
     supervisor.stop();
-    let after = floors(directory)?;
-    // Machines drift: the floors from before and after, together, are the run's.
-    let floors = Floors {
-        d_us: f64::midpoint(before.d_us, after.d_us),
-        f_us: f64::midpoint(before.f_us, after.f_us),
-    };
-    Ok((floors, idle, points))
+    say("measuring the floors again …");
+    let after = both()?;
+    Ok(Measured {
+        idle: Single { floors: before.0.between(after.0), append: idle },
+        back_to_back: Single { floors: before.1.between(after.1), append: back_to_back },
+        points,
+    })
 }
 
-fn as_json(
-    options: &BenchLog,
-    floors: &Floors,
-    idle: &Point,
-    points: &[Point],
-) -> serde_json::Value {
+fn as_json(options: &BenchLog, measured: &Measured) -> serde_json::Value {
+    let Measured { idle, back_to_back, points } = measured;
     let named = points.iter().find(|point| (point.depth, point.size_bytes) == NAMED);
     json!({
-        "d_us": floors.d_us,
-        "f_us": floors.f_us,
-        "floor_us": floor(floors),
-        "idle_p50_us": idle.p50_us,
-        "idle_p99_us": idle.p99_us,
-        "idle_ratio": ratio(floors, idle),
+        "d_us": idle.floors.d_us,
+        "f_us": idle.floors.f_us,
+        "floor_us": idle.floors.append_us(),
+        "idle_p50_us": idle.append.p50_us,
+        "idle_p99_us": idle.append.p99_us,
+        "idle_ratio": idle.ratio(),
+        "back_to_back": {
+            "d_us": back_to_back.floors.d_us,
+            "f_us": back_to_back.floors.f_us,
+            "floor_us": back_to_back.floors.append_us(),
+            "p50_us": back_to_back.append.p50_us,
+            "p99_us": back_to_back.append.p99_us,
+            "ratio": back_to_back.ratio(),
+        },
         "rate_256b_128_per_s": named.map(|point| point.rate_per_s),
         "points": points,
         "durability": durability(options.durability),
@@ -106,21 +133,23 @@ fn as_json(
     })
 }
 
-fn show(options: &BenchLog, floors: &Floors, idle: &Point, points: &[Point]) {
-    print(&format!(
-        "D {:.0} µs (one-way delay), F {:.0} µs (one flush, 2nd of 3): floor 3D + F = {:.0} µs",
-        floors.d_us,
-        floors.f_us,
-        floor(floors)
-    ));
-    print(&format!(
-        "idle append: p50 {} µs, p99 {} µs, {:.2} × the floor",
-        idle.p50_us,
-        idle.p99_us,
-        ratio(floors, idle)
-    ));
+fn show(options: &BenchLog, measured: &Measured) {
+    print("one append at a time   D µs   F µs   3D+F   p50 µs   p99 µs   p50 / (3D+F)");
+    for (name, single) in
+        [("idle, on a schedule", &measured.idle), ("back to back", &measured.back_to_back)]
+    {
+        print(&format!(
+            "{name:<21} {:>6.0} {:>6.0} {:>6.0} {:>8} {:>8} {:>14.2}",
+            single.floors.d_us,
+            single.floors.f_us,
+            single.floors.append_us(),
+            single.append.p50_us,
+            single.append.p99_us,
+            single.ratio()
+        ));
+    }
     print("  bytes  in flight   appends/s   p50 µs   p99 µs");
-    for point in points {
+    for point in &measured.points {
         print(&format!(
             "{:>7} {:>10} {:>11.0} {:>8} {:>8}",
             point.size_bytes, point.depth, point.rate_per_s, point.p50_us, point.p99_us
@@ -130,15 +159,6 @@ fn show(options: &BenchLog, floors: &Floors, idle: &Point, points: &[Point]) {
         "durability: {}; transport: tcp; all roles on this machine",
         durability(options.durability)
     ));
-}
-
-fn floor(floors: &Floors) -> f64 {
-    3.0 * floors.d_us + floors.f_us
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a latency in µs, for a ratio")]
-fn ratio(floors: &Floors, idle: &Point) -> f64 {
-    idle.p50_us as f64 / floor(floors)
 }
 
 const fn durability(durability: Durability) -> &'static str {

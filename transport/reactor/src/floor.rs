@@ -12,12 +12,19 @@ const FILE_BYTES: u64 = 4 << 20;
 
 /// Per round, the times of all writers of one durable 4 KiB write, at once, into files that were
 /// written before; ascending. With three writers the second is what a quorum of two waits for.
-pub fn durable_writes(dir: &Path, writers: usize, rounds: usize) -> io::Result<Vec<Vec<Duration>>> {
+/// Rounds begin `every` so often, or at once after the one before if that is zero: a device that has
+/// gone to sleep between two writes takes longer.
+pub fn durable_writes(
+    dir: &Path,
+    writers: usize,
+    rounds: usize,
+    every: Duration,
+) -> io::Result<Vec<Vec<Duration>>> {
     let barrier = Arc::new(Barrier::new(writers));
     let threads: Vec<_> = (0..writers)
         .map(|index| {
             let (path, barrier) = (dir.join(format!("floor-{index}")), Arc::clone(&barrier));
-            std::thread::spawn(move || writer(&path, rounds, &barrier))
+            std::thread::spawn(move || writer(&path, (rounds, every), &barrier))
         })
         .collect();
     let mut samples = vec![Vec::with_capacity(writers); rounds];
@@ -33,13 +40,20 @@ pub fn durable_writes(dir: &Path, writers: usize, rounds: usize) -> io::Result<V
     Ok(samples)
 }
 
-fn writer(path: &Path, rounds: usize, barrier: &Barrier) -> io::Result<Vec<Duration>> {
+fn writer(
+    path: &Path,
+    (rounds, every): (usize, Duration),
+    barrier: &Barrier,
+) -> io::Result<Vec<Duration>> {
     let prepared = prepare(path);
     let mut times = Vec::with_capacity(rounds);
     let mut reactor = Reactor::new(Options::default()).map_err(io::Error::other)?;
     let user = reactor.register();
     let mut buffer = AlignedBuffer::zeroed(BLOCK_BYTES);
+    let mut due = Instant::now();
     for round in 0..rounds {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += every;
         // Everyone comes to every barrier, also one whose file could not be prepared.
         barrier.wait();
         let Ok(file) = &prepared else { continue };

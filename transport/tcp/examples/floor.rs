@@ -10,10 +10,10 @@ fn p50(mut samples: Vec<Duration>) -> Duration {
 fn main() {
     for backend in [halfmoon_reactor::Backend::Uring, halfmoon_reactor::Backend::Poll] {
         let options = halfmoon_reactor::Options { backend: Some(backend), ..Default::default() };
-        let delays = halfmoon_tcp::floor::one_way_delays(5000, options).unwrap();
+        let delays = halfmoon_tcp::floor::one_way_delays(5000, Duration::ZERO, options).unwrap();
         println!("D {backend:?}: {:?}", p50(delays));
     }
     let dir = std::env::current_dir().unwrap();
-    let writes = halfmoon_reactor::floor::durable_writes(&dir, 3, 500).unwrap();
+    let writes = halfmoon_reactor::floor::durable_writes(&dir, 3, 500, Duration::ZERO).unwrap();
     println!("F (2nd of 3): {:?}", p50(writes.into_iter().map(|round| round[1]).collect()));
 }

@@ -25,12 +25,17 @@ pub enum FloorError {
 /// Longest wait for the other end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Half the round trip, once per round.
-pub fn one_way_delays(rounds: usize, options: Options) -> Result<Vec<Duration>, FloorError> {
+/// Half the round trip, once per round. Rounds begin `every` so often, or at once after the one
+/// before if that is zero: a machine that has gone to sleep between two messages takes longer.
+pub fn one_way_delays(
+    rounds: usize,
+    every: Duration,
+    options: Options,
+) -> Result<Vec<Duration>, FloorError> {
     let (tell, told) = std::sync::mpsc::channel();
     let echo = std::thread::spawn(move || echo(options, &tell));
     let address = told.recv().map_err(|_| FloorError::Lost)?;
-    let samples = ping(&address, rounds, options);
+    let samples = ping(&address, rounds, every, options);
     echo.join().map_err(|_| FloorError::Lost)??;
     samples
 }
@@ -80,13 +85,21 @@ fn echo(options: Options, tell: &std::sync::mpsc::Sender<String>) -> Result<(), 
     }
 }
 
-fn ping(address: &str, rounds: usize, options: Options) -> Result<Vec<Duration>, FloorError> {
+fn ping(
+    address: &str,
+    rounds: usize,
+    every: Duration,
+    options: Options,
+) -> Result<Vec<Duration>, FloorError> {
     let mut end = End::new(options)?;
     let lane = end.endpoint.dial(address).map_err(|_| FloorError::Lost)?;
     let up = |event: Event<'_>| matches!(event, Event::Up { .. }).then_some(());
     end.next(up)?;
     let mut samples = Vec::with_capacity(rounds);
+    let mut due = Instant::now();
     for _ in 0..rounds {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += every;
         let begin = Instant::now();
         end.endpoint.send(lane, &[&[7; 64]]).map_err(|_| FloorError::Lost)?;
         end.endpoint.flush();
