@@ -98,7 +98,11 @@ impl Directory for FixedDirectory {
     }
 }
 
-fn look_up(store: &dyn MetaStore) -> Result<Places, ClusterError> {
+/// Reads where everybody is from the metadata store. Blocks.
+///
+/// # Errors
+/// When the store fails.
+pub fn look_up(store: &dyn MetaStore) -> Result<Places, ClusterError> {
     let info = cluster::read(store)?;
     let address = |role, node| {
         let entry = nodes::find(store, role, node)?;

@@ -28,7 +28,7 @@ mod staging;
 mod state;
 mod value;
 
-pub use directory::{Directory, FixedDirectory, MetaDirectory, Places};
+pub use directory::{Directory, FixedDirectory, MetaDirectory, Places, look_up};
 pub use driver::{Driver, Metrics, Options, Pace};
 pub use executor::{Aborted, Elapsed, Executor, JoinHandle, Sleep, TASKS_MAX, TooManyTasks};
 pub use halfmoon_index::Limits;

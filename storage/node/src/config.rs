@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halfmoon_log::limits::TAIL_MAX_BYTES;
+use halfmoon_log::{Contents, LogConfig, LogId};
 use halfmoon_meta::MetaStore;
 use halfmoon_wire::NodeId;
 
@@ -69,6 +71,20 @@ impl RoleConfig {
             #[cfg(feature = "fault-injection")]
             no_flush: std::env::var_os("HALFMOON_TEST_NO_DSYNC").is_some(),
         }
+    }
+
+    /// What its log is, under this name.
+    #[must_use]
+    pub const fn log(&self, id: LogId) -> LogConfig {
+        let contents = Contents::Records;
+        LogConfig { id, segment_bytes: self.segment_bytes, contents, tail_bytes: TAIL_MAX_BYTES }
+    }
+
+    /// What its state log is, under this name.
+    #[must_use]
+    pub const fn state_log(&self, id: LogId) -> LogConfig {
+        let contents = Contents::Opaque;
+        LogConfig { id, segment_bytes: self.state_segment_bytes, contents, tail_bytes: 0 }
     }
 
     pub(crate) const fn flushes(&self) -> bool {

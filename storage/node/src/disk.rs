@@ -18,11 +18,14 @@ pub struct DiskDone {
 
 /// A disk that completes reads and writes later, in any order.
 pub trait Disk {
+    /// A segment file, as this disk knows it.
+    type File: Clone;
+
     /// Writes the first `len` bytes of `buffer`; done only once they survive a loss of power if
     /// `durable`.
     fn write(
         &mut self,
-        file: &Arc<File>,
+        file: &Self::File,
         offset: u64,
         buffer: AlignedBuffer,
         len: usize,
@@ -33,7 +36,7 @@ pub trait Disk {
     /// Reads `len` bytes into `buffer`.
     fn read(
         &mut self,
-        file: &Arc<File>,
+        file: &Self::File,
         offset: u64,
         buffer: AlignedBuffer,
         len: usize,
@@ -60,6 +63,8 @@ impl ReactorDisk {
 }
 
 impl Disk for ReactorDisk {
+    type File = Arc<File>;
+
     fn write(
         &mut self,
         file: &Arc<File>,

@@ -120,13 +120,11 @@ pub enum NodeError {
     },
     /// The embedded engine lacks what the state log has given up because the engine had it.
     #[error(
-        "{} holds the state log only up to entry {found}, and the log begins after {expected}: \
-         state that was acknowledged is missing. Move the node's data directory away and start it \
-         empty, as a new member: it then copies from its peers", path.display()
+        "the state store holds the state log only up to entry {found}, and the log begins after \
+         {expected}: state that was acknowledged is missing. Move the node's data directory away and \
+         start it empty, as a new member: it then copies from its peers"
     )]
     StoreBehind {
-        /// Its directory.
-        path: PathBuf,
         /// What it has.
         found: u64,
         /// What it should have at least.

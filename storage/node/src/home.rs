@@ -10,6 +10,7 @@ use halfmoon_log::{Batch, Log, LogConfig, LogId, Recovered, Scan, SegmentId};
 use halfmoon_wire::NodeId;
 
 use crate::NodeError;
+use crate::ground::{Opened, Segment};
 use crate::limits::POOL_MAX;
 
 /// Who a directory belongs to, and the names of its logs.
@@ -34,22 +35,6 @@ pub(crate) struct Home {
 pub(crate) struct SegmentDir {
     path: PathBuf,
     bytes: u64,
-}
-
-/// A segment file that may be written.
-#[derive(Clone, Debug)]
-pub(crate) struct Segment {
-    pub(crate) id: SegmentId,
-    pub(crate) file: Arc<File>,
-    /// Whether it bypasses the page cache.
-    pub(crate) direct: bool,
-}
-
-/// A log that was read back.
-pub(crate) struct Opened {
-    pub(crate) log: Log,
-    /// Its segments, and the one that is written next.
-    pub(crate) segments: Vec<Segment>,
 }
 
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -167,7 +152,7 @@ impl SegmentDir {
         config: LogConfig,
         known: bool,
         mut visit: impl FnMut(&Batch<'_>),
-    ) -> Result<Opened, NodeError> {
+    ) -> Result<Opened<Arc<File>>, NodeError> {
         let corrupt = |source| NodeError::Corrupt { path: self.path.clone(), source };
         let ids = self.list()?;
         let mut scan = Scan::new(config);
@@ -201,7 +186,7 @@ impl SegmentDir {
         config: LogConfig,
         recovered: Recovered,
         ids: &[SegmentId],
-    ) -> Result<Opened, NodeError> {
+    ) -> Result<Opened<Arc<File>>, NodeError> {
         let current = recovered.segment();
         for unused in ids.iter().filter(|id| **id > current) {
             self.recycle(*unused)?;
@@ -216,7 +201,7 @@ impl SegmentDir {
 
     /// Makes the file of a segment ready to be written: one that is there, a free one, or a new one
     /// full of zeros.
-    pub(crate) fn prepare(&self, id: SegmentId) -> Result<Segment, NodeError> {
+    pub(crate) fn prepare(&self, id: SegmentId) -> Result<Segment<Arc<File>>, NodeError> {
         let path = self.segment_path(id);
         if !path.exists() {
             let free = match self.free()?.pop() {
@@ -239,7 +224,7 @@ impl SegmentDir {
         done.and_then(|()| sync_dir(&self.path)).map_err(NodeError::directory("recycle", &path))
     }
 
-    fn open_segment(&self, id: SegmentId) -> Result<Segment, NodeError> {
+    fn open_segment(&self, id: SegmentId) -> Result<Segment<Arc<File>>, NodeError> {
         let path = self.segment_path(id);
         let (file, direct) = halfmoon_reactor::open_direct(&path, false)
             .map_err(NodeError::directory("open", &path))?;

@@ -1,9 +1,7 @@
 //! Carries the writes of one log to its segment files.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 
 use halfmoon_log::limits::{IN_FLIGHT_MAX, WRITE_MAX_BYTES};
 use halfmoon_log::{Run, SegmentId, Write};
@@ -11,13 +9,12 @@ use halfmoon_reactor::AlignedBuffer;
 
 use crate::NodeError;
 use crate::disk::Disk;
-use crate::home::Segment;
-use crate::keeper::{Keeper, Which};
+use crate::ground::{Keeper, Segment, Which};
 
 /// The files of one log, and the writes to them that are under way.
-pub(crate) struct Journal {
+pub(crate) struct Journal<F> {
     which: Which,
-    files: BTreeMap<SegmentId, Segment>,
+    files: BTreeMap<SegmentId, Segment<F>>,
     /// The newest segment that is ready to be written.
     ready: SegmentId,
     preparing: bool,
@@ -29,8 +26,8 @@ pub(crate) struct Journal {
 /// Completions carry which log they are of, and a number.
 pub(crate) const TOKEN_SHIFT: u32 = 56;
 
-impl Journal {
-    pub(crate) fn new(which: Which, segments: Vec<Segment>, durable: bool) -> Self {
+impl<F: Clone> Journal<F> {
+    pub(crate) fn new(which: Which, segments: Vec<Segment<F>>, durable: bool) -> Self {
         let ready = segments.last().map_or(SegmentId(0), |segment| segment.id);
         let files = segments.into_iter().map(|segment| (segment.id, segment)).collect();
         let buffers = (0..IN_FLIGHT_MAX).map(|_| AlignedBuffer::zeroed(WRITE_MAX_BYTES)).collect();
@@ -45,7 +42,7 @@ impl Journal {
     /// Starts all writes that can be. `next` lays one out, given the newest segment that is ready.
     pub(crate) fn pump(
         &mut self,
-        disk: &mut impl Disk,
+        disk: &mut impl Disk<File = F>,
         mut next: impl FnMut(SegmentId, &mut [u8]) -> Option<Write>,
     ) {
         while let Some(mut buffer) = self.buffers.pop() {
@@ -63,7 +60,11 @@ impl Journal {
     }
 
     /// Has the next segment made ready, if it is not.
-    pub(crate) fn prepare(&mut self, wanted: SegmentId, keeper: &Keeper) -> Result<(), NodeError> {
+    pub(crate) fn prepare(
+        &mut self,
+        wanted: SegmentId,
+        keeper: &mut dyn Keeper<F>,
+    ) -> Result<(), NodeError> {
         if wanted > self.ready && !self.preparing {
             self.preparing = true;
             keeper.prepare(self.which, wanted)?;
@@ -71,14 +72,18 @@ impl Journal {
         Ok(())
     }
 
-    pub(crate) fn prepared(&mut self, segment: Segment) {
+    pub(crate) fn prepared(&mut self, segment: Segment<F>) {
         self.preparing = false;
         self.ready = self.ready.max(segment.id);
         self.files.insert(segment.id, segment);
     }
 
     /// A segment that the log does not need any more.
-    pub(crate) fn dropped(&mut self, id: SegmentId, keeper: &Keeper) -> Result<(), NodeError> {
+    pub(crate) fn dropped(
+        &mut self,
+        id: SegmentId,
+        keeper: &mut dyn Keeper<F>,
+    ) -> Result<(), NodeError> {
         self.files.remove(&id);
         keeper.recycle(self.which, id)
     }
@@ -103,7 +108,7 @@ impl Journal {
         Err(NodeError::Flush { segment: write.segment, offset: write.offset, source })
     }
 
-    pub(crate) fn file(&self, run: &Run) -> Option<Arc<File>> {
+    pub(crate) fn file(&self, run: &Run) -> Option<F> {
         self.files.get(&run.segment).map(|segment| segment.file.clone())
     }
 }

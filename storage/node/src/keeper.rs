@@ -1,8 +1,8 @@
 //! The helper thread for what blocks and is not on the hot path: segment files made ready and taken
 //! back, addresses of peers.
 
+use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,14 +13,8 @@ use halfmoon_transport::Wake;
 use halfmoon_wire::{NodeId, Role};
 
 use crate::NodeError;
-use crate::home::{Segment, SegmentDir};
-
-/// Which of a node's two logs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Which {
-    Log,
-    State,
-}
+use crate::ground::{Keeper, Kept, Which};
+use crate::home::{Home, Identity, SegmentDir};
 
 enum Task {
     Prepare(Which, SegmentId),
@@ -28,19 +22,15 @@ enum Task {
     Find(NodeId),
 }
 
-/// What the keeper did.
-pub(crate) enum Kept {
-    Prepared(Which, Segment),
-    Found(NodeId, Option<SocketAddr>),
-    Failed(NodeError),
-}
-
 /// The hot thread's side. What it asks for at once is bounded: a segment per log, the segments that
 /// are dropped, one address.
-pub(crate) struct Keeper {
+pub(crate) struct KeeperThread {
     tasks: Option<Sender<Task>>,
-    kept: Receiver<Kept>,
+    kept: Receiver<Kept<Arc<File>>>,
     thread: Option<JoinHandle<()>>,
+    home: Home,
+    /// Written once both logs have begun, so that a directory with an identity has logs.
+    unwritten_identity: Option<Identity>,
 }
 
 struct Work {
@@ -49,10 +39,10 @@ struct Work {
     meta: Arc<dyn MetaStore>,
 }
 
-impl Keeper {
+impl KeeperThread {
     pub(crate) fn start(
-        log: SegmentDir,
-        state: SegmentDir,
+        (home, unwritten_identity): (Home, Option<Identity>),
+        (log, state): (SegmentDir, SegmentDir),
         meta: Arc<dyn MetaStore>,
         wake: Arc<dyn Wake>,
     ) -> Result<Self, NodeError> {
@@ -71,23 +61,8 @@ impl Keeper {
                 }
             })
             .map_err(|source| NodeError::Thread { name: "storage-keeper", source })?;
-        Ok(Self { tasks: Some(tasks), kept, thread: Some(thread) })
-    }
-
-    pub(crate) fn prepare(&self, which: Which, id: SegmentId) -> Result<(), NodeError> {
-        self.ask(Task::Prepare(which, id))
-    }
-
-    pub(crate) fn recycle(&self, which: Which, id: SegmentId) -> Result<(), NodeError> {
-        self.ask(Task::Recycle(which, id))
-    }
-
-    pub(crate) fn find(&self, node: NodeId) -> Result<(), NodeError> {
-        self.ask(Task::Find(node))
-    }
-
-    pub(crate) fn next(&self) -> Option<Kept> {
-        self.kept.try_recv().ok()
+        let (tasks, thread) = (Some(tasks), Some(thread));
+        Ok(Self { tasks, kept, thread, home, unwritten_identity })
     }
 
     fn ask(&self, task: Task) -> Result<(), NodeError> {
@@ -100,7 +75,32 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Keeper<Arc<File>> for KeeperThread {
+    fn prepare(&mut self, which: Which, id: SegmentId) -> Result<(), NodeError> {
+        self.ask(Task::Prepare(which, id))
+    }
+
+    fn recycle(&mut self, which: Which, id: SegmentId) -> Result<(), NodeError> {
+        self.ask(Task::Recycle(which, id))
+    }
+
+    fn find(&mut self, node: NodeId) -> Result<(), NodeError> {
+        self.ask(Task::Find(node))
+    }
+
+    fn next(&mut self) -> Option<Kept<Arc<File>>> {
+        self.kept.try_recv().ok()
+    }
+
+    fn begun(&mut self) -> Result<(), NodeError> {
+        match self.unwritten_identity.take() {
+            Some(identity) => self.home.set_identity(&identity),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for KeeperThread {
     fn drop(&mut self) {
         self.tasks = None;
         if let Some(thread) = self.thread.take() {
@@ -118,7 +118,7 @@ impl Work {
         }
     }
 
-    fn carry_out(&self, task: Task) -> Option<Kept> {
+    fn carry_out(&self, task: Task) -> Option<Kept<Arc<File>>> {
         match task {
             Task::Prepare(which, id) => Some(match self.dir(which).prepare(id) {
                 Ok(segment) => Kept::Prepared(which, segment),

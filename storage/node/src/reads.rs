@@ -69,11 +69,11 @@ impl Reads {
     }
 
     /// Starts reads, as many as may be under way.
-    pub(crate) fn pump(
+    pub(crate) fn pump<D: Disk>(
         &mut self,
         replica: &Replica,
-        journal: &Journal,
-        disk: &mut impl Disk,
+        journal: &Journal<D::File>,
+        disk: &mut D,
         lanes: &mut Lanes,
     ) {
         while self.active.len() < READS_MAX

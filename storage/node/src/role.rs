@@ -2,41 +2,43 @@
 
 mod messages;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use halfmoon_log::limits::{SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, TAIL_MAX_BYTES};
-use halfmoon_log::{Contents, Effect, LogConfig, Replica, ReplicaConfig};
+use halfmoon_log::limits::{SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES};
+use halfmoon_log::{Effect, Replica, ReplicaConfig};
 use halfmoon_meta::MetaStore;
 use halfmoon_transport::{Access, Endpoint, HeapMemory, LaneId, Transport, Wake};
 use halfmoon_wire::{Message, NodeId};
 
 use crate::disk::{Disk, DiskDone};
 use crate::fetch::{Fetch, Step};
-use crate::home::{Home, Identity, Opened, SegmentDir};
+use crate::ground::{Ground, Keeper, Kept, PutReader, Which};
+use crate::home::{Home, Identity, SegmentDir};
 use crate::journal::{Journal, TOKEN_SHIFT};
-use crate::keeper::{Keeper, Kept, Which};
+use crate::keeper::KeeperThread;
 use crate::lanes::Lanes;
 use crate::limits::{MARK_AFTER, MESSAGE_HEAD_BYTES, STAGINGS_MAX};
 use crate::metrics::{Metrics, add, set};
 use crate::reads::{READ, Reads};
-use crate::state::State;
+use crate::state::{State, Store};
 use crate::{Durability, NodeError, RoleConfig};
 
 /// A storage node without a thread of its own: whoever hosts it calls [`Role::turn`].
-pub struct Role<T, D> {
+pub struct Role<T, D: Disk> {
     endpoint: Endpoint<T>,
     core: Core<D>,
 }
 
-struct Core<D> {
+struct Core<D: Disk> {
     config: RoleConfig,
     disk: D,
-    keeper: Keeper,
+    keeper: Box<dyn Keeper<D::File>>,
     replica: Replica,
-    log: Journal,
+    log: Journal<D::File>,
     reads: Reads,
-    state: State,
+    state: State<D::File>,
     lanes: Lanes,
     /// The lane of the sequencer whose epoch this node is in.
     sequencer: Option<LaneId>,
@@ -49,12 +51,11 @@ struct Core<D> {
     metrics: Arc<Metrics>,
     now: Instant,
     written: Instant,
-    home: Home,
-    /// Written once both logs have begun, so that a directory with an identity has logs.
-    unwritten_identity: Option<Identity>,
+    /// That both logs have begun is noted.
+    begun: bool,
 }
 
-impl<T: Transport, D: Disk> Role<T, D> {
+impl<T: Transport, D: Disk<File = Arc<File>>> Role<T, D> {
     /// Reads the node's directory back, or makes it. Blocks: nothing is served before that.
     pub fn open(
         config: RoleConfig,
@@ -63,7 +64,6 @@ impl<T: Transport, D: Disk> Role<T, D> {
         meta: Arc<dyn MetaStore>,
         wake: Arc<dyn Wake>,
     ) -> Result<Self, NodeError> {
-        let now = Instant::now();
         check_settings(&config)?;
         let home = Home::open(&config.data_dir)?;
         let known = home.identity(config.node, config.cluster)?;
@@ -71,38 +71,42 @@ impl<T: Transport, D: Disk> Role<T, D> {
             Some(identity) => identity,
             None => Identity::draw(config.node, config.cluster)?,
         };
+        let (log_config, state_config) =
+            (config.log(identity.log), config.state_log(identity.state));
+        let log_dir = SegmentDir::open(home.path("log"), config.segment_bytes)?;
+        let log = log_dir.recover(log_config, known.is_some(), |_| {})?;
+        let state_dir = SegmentDir::open(home.path("state"), config.state_segment_bytes)?;
+        let mut puts = PutReader::default();
+        let state = state_dir.recover(state_config, known.is_some(), |batch| puts.take(batch))?;
+        let puts = puts.finish()?;
+        let engine = Box::new(Store::open(&home.path("store"), wake.clone())?);
+        let unwritten = known.is_none().then_some(identity);
+        let keeper = KeeperThread::start((home, unwritten), (log_dir, state_dir), meta, wake)?;
+        let keeper = Box::new(keeper);
+        let ground = Ground { disk, keeper, engine, log, state, puts };
+        Self::on(config, endpoint, ground, Instant::now())
+    }
+}
+
+impl<T: Transport, D: Disk> Role<T, D> {
+    /// A node on what it was found to have. Of the configuration, the data directory means nothing.
+    pub fn on(
+        config: RoleConfig,
+        endpoint: Endpoint<T>,
+        ground: Ground<D>,
+        now: Instant,
+    ) -> Result<Self, NodeError> {
         let (flush, durability) = match config.durability {
             Durability::Flush => (config.flushes(), ReplicaConfig::Flush),
             Durability::MemoryQuorum => (false, ReplicaConfig::MemoryQuorum),
         };
-        let log_dir = SegmentDir::open(home.path("log"), config.segment_bytes)?;
-        let log_config = LogConfig {
-            id: identity.log,
-            segment_bytes: config.segment_bytes,
-            contents: Contents::Records,
-            tail_bytes: TAIL_MAX_BYTES,
-        };
-        let Opened { log, segments } = log_dir.recover(log_config, known.is_some(), |_| {})?;
-        let state_dir = SegmentDir::open(home.path("state"), config.state_segment_bytes)?;
+        let Ground { disk, keeper, engine, log, state, puts } = ground;
         let metrics = Arc::new(Metrics::default());
-        let state = State::open(
-            &home.path("store"),
-            &state_dir,
-            LogConfig {
-                id: identity.state,
-                segment_bytes: config.state_segment_bytes,
-                contents: Contents::Opaque,
-                tail_bytes: 0,
-            },
-            known.is_some(),
-            (flush, metrics.clone(), wake.clone()),
-        )?;
-        let keeper = Keeper::start(log_dir, state_dir, meta, wake)?;
         let core = Core {
-            replica: Replica::new(durability, log),
-            log: Journal::new(Which::Log, segments, flush),
+            replica: Replica::new(durability, log.log),
+            log: Journal::new(Which::Log, log.segments, flush),
             reads: Reads::default(),
-            state,
+            state: State::open(state, puts, engine, flush, metrics.clone())?,
             lanes: Lanes::default(),
             sequencer: None,
             members: Vec::new(),
@@ -112,8 +116,7 @@ impl<T: Transport, D: Disk> Role<T, D> {
             metrics,
             now,
             written: now,
-            home,
-            unwritten_identity: known.is_none().then_some(identity),
+            begun: false,
             config,
             disk,
             keeper,
@@ -161,7 +164,7 @@ impl<T: Transport, D: Disk> Role<T, D> {
         let turn = endpoint.poll(&mut |event| core.handle(event));
         core.keep(endpoint)?;
         core.complete()?;
-        core.identify()?;
+        core.note_begin()?;
         core.state.collect(&mut core.lanes)?;
         core.carry_out();
         core.pump()?;
@@ -179,7 +182,7 @@ impl<T: Transport, D: Disk> Role<T, D> {
     /// Whether it is on disk that this life has begun: from here on the node is of use.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.core.has_begun() && self.core.unwritten_identity.is_none()
+        self.core.begun
     }
 
     /// Whether everything accepted is on disk.
@@ -291,11 +294,10 @@ impl<D: Disk> Core<D> {
         self.replica.log().durable().ticket.0 > 0 && self.state.has_begun()
     }
 
-    fn identify(&mut self) -> Result<(), NodeError> {
-        if self.has_begun()
-            && let Some(identity) = self.unwritten_identity.take()
-        {
-            self.home.set_identity(&identity)?;
+    fn note_begin(&mut self) -> Result<(), NodeError> {
+        if !self.begun && self.has_begun() {
+            self.keeper.begun()?;
+            self.begun = true;
         }
         Ok(())
     }
@@ -316,12 +318,12 @@ impl<D: Disk> Core<D> {
             self.written = self.now;
         }
         if let Some(due) = replica.log().segment_due() {
-            log.prepare(due, keeper)?;
+            log.prepare(due, &mut **keeper)?;
         }
         while let Some(gone) = replica.log_mut().drop_segment() {
-            log.dropped(gone, keeper)?;
+            log.dropped(gone, &mut **keeper)?;
         }
-        self.state.pump(disk, keeper)?;
+        self.state.pump(disk, &mut **keeper)?;
         self.reads.pump(&self.replica, &self.log, &mut self.disk, &mut self.lanes);
         // A replica that had paused for lack of room asks again as soon as it lays out a write.
         self.carry_out();

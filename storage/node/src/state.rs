@@ -14,20 +14,18 @@ mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use halfmoon_log::{BatchKind, Checked, Log, LogConfig};
+use halfmoon_log::{Checked, Log};
 use halfmoon_reactor::AlignedBuffer;
-use halfmoon_transport::{LaneId, Wake};
+use halfmoon_transport::LaneId;
 use halfmoon_wire::{Epoch, Message, SeqNum, StateReply, StateRequest};
 use rustc_hash::FxHashMap;
 
 use crate::NodeError;
 use crate::disk::Disk;
-use crate::home::{Opened, Segment, SegmentDir};
+use crate::ground::{Keeper, Opened, Segment, Which};
 use crate::journal::Journal;
-use crate::keeper::{Keeper, Which};
 use crate::lanes::Lanes;
 use crate::limits::{
     APPLY_MAX, CACHE_MAX_BYTES, FRAGMENT_MAX_BYTES, OVERLAY_MAX_BYTES, PARKED_MAX_BYTES,
@@ -36,15 +34,19 @@ use crate::limits::{
 use crate::metrics::{Metrics, add, set};
 use crate::state::answer::{Ask, Shape, What};
 use crate::state::cache::Cache;
-use crate::state::entry::{Assembler, Put, Rule, base_key, cell_key, split, version_key};
+use crate::state::entry::{base_key, cell_key, newer, split, version_key};
 use crate::state::request::{RequestError, parse_put};
-use crate::state::store::{Event, Store, newer};
+
+pub(crate) use entry::Assembler;
+pub use entry::{Put, Rule};
+pub(crate) use store::Store;
+pub use store::{Engine, EngineEvent};
 
 /// The state store of one node.
-pub(crate) struct State {
+pub(crate) struct State<F> {
     log: Log,
-    journal: Journal,
-    store: Store,
+    journal: Journal<F>,
+    engine: Box<dyn Engine>,
     /// What the engine does not have yet, by key.
     overlay: FxHashMap<Arc<[u8]>, Overlaid>,
     overlay_bytes: usize,
@@ -93,38 +95,25 @@ struct Reading {
 /// Segments that hold this share of a segment of unsynced writes have the engine sync.
 const SYNC_SHARE: u64 = 2;
 
-impl State {
+impl<F: Clone> State<F> {
+    /// Over a log that was read back, the writes that were in it, and the engine under them.
     pub(crate) fn open(
-        path: &Path,
-        dir: &SegmentDir,
-        config: LogConfig,
-        known: bool,
-        (durable, metrics, wake): (bool, Arc<Metrics>, Arc<dyn Wake>),
+        Opened { log, segments }: Opened<F>,
+        mut puts: Vec<Put>,
+        engine: Box<dyn Engine>,
+        durable: bool,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, NodeError> {
-        let (mut assembler, mut puts, mut damaged) = (Assembler::default(), Vec::new(), None);
-        let Opened { log, segments } = dir.recover(config, known, |batch| {
-            if batch.info.kind == BatchKind::Trim {
-                puts.retain(|put: &Put| put.number > batch.info.last.0);
-            } else if batch.info.kind == BatchKind::Records
-                && assembler.take(batch.info.first.0, batch.body, &mut puts).is_none()
-            {
-                damaged = Some(batch.info.first.0);
-            }
-        })?;
-        if let Some(number) = damaged {
-            return Err(NodeError::StateLog { number });
-        }
         let applied = log.accepted().trimmed.0;
-        let store = Store::open(path, wake)?;
-        if store.synced < applied {
-            let (path, found) = (path.to_owned(), store.synced);
-            return Err(NodeError::StoreBehind { path, found, expected: applied });
+        let found = engine.synced();
+        if found < applied {
+            return Err(NodeError::StoreBehind { found, expected: applied });
         }
         puts.retain(|put| put.number > applied);
         let mut state = Self {
             log,
             journal: Journal::new(Which::State, segments, durable),
-            store,
+            engine,
             overlay: FxHashMap::default(),
             overlay_bytes: 0,
             cache: Cache::new(CACHE_MAX_BYTES),
@@ -159,7 +148,7 @@ impl State {
         self.log.durable().ticket.0 > 0
     }
 
-    pub(crate) fn prepared(&mut self, segment: Segment) {
+    pub(crate) fn prepared(&mut self, segment: Segment<F>) {
         self.journal.prepared(segment);
     }
 
@@ -176,7 +165,11 @@ impl State {
     }
 
     /// Starts writes; has segments made ready and taken back.
-    pub(crate) fn pump(&mut self, disk: &mut impl Disk, keeper: &Keeper) -> Result<(), NodeError> {
+    pub(crate) fn pump(
+        &mut self,
+        disk: &mut impl Disk<File = F>,
+        keeper: &mut dyn Keeper<F>,
+    ) -> Result<(), NodeError> {
         let (log, metrics) = (&mut self.log, &self.metrics);
         self.journal.pump(disk, |ready, out| {
             let write = log.next_write(ready, out)?;
@@ -215,19 +208,19 @@ impl State {
 
     /// Takes what the engine's threads have done.
     pub(crate) fn collect(&mut self, lanes: &mut Lanes) -> Result<(), NodeError> {
-        while let Some(event) = self.store.next() {
+        while let Some(event) = self.engine.next() {
             match event {
-                Event::Applied => self.applied(lanes),
-                Event::Persisted(upto) => {
+                EngineEvent::Applied => self.applied(lanes),
+                EngineEvent::Persisted(upto) => {
                     self.syncing = false;
                     self.log.trim(SeqNum(upto));
                 }
-                Event::Value(id, found) => {
+                EngineEvent::Value(id, found) => {
                     if let Some(reading) = self.reading.remove(&id) {
                         self.found(reading, found, lanes);
                     }
                 }
-                Event::Blob(id, piece) => {
+                EngineEvent::Blob(id, piece) => {
                     if let Some(Reading { ask, .. }) = self.reading.remove(&id) {
                         let reply = match &piece {
                             Some((total, bytes)) => StateReply::Blob { total: *total, bytes },
@@ -236,7 +229,7 @@ impl State {
                         ask.answer(reply, lanes);
                     }
                 }
-                Event::Failed(error) => return Err(error),
+                EngineEvent::Failed(error) => return Err(error),
             }
         }
         Ok(())
@@ -353,7 +346,7 @@ impl State {
             self.applying.extend(self.unapplied.pop_front());
         }
         if !self.applying.is_empty() {
-            self.store.apply(self.applying.clone());
+            self.engine.apply(self.applying.clone());
         }
     }
 
@@ -372,7 +365,7 @@ impl State {
         }
         if !self.syncing && self.unsynced >= self.log.config().segment_bytes / SYNC_SHARE {
             (self.syncing, self.unsynced) = (true, 0);
-            self.store.persist(self.applied);
+            self.engine.persist(self.applied);
         }
         self.hand_over();
         self.read_blobs(lanes);
@@ -426,7 +419,7 @@ impl State {
         }
         let shadowed = self.overlay.contains_key(key);
         self.last_read += 1;
-        self.store.read(self.last_read, key.clone());
+        self.engine.read(self.last_read, key.clone());
         self.reading.insert(self.last_read, Reading { ask, applies: self.applies, shadowed });
     }
 
@@ -466,7 +459,7 @@ impl State {
             }
             if let What::Blob(hash, offset) = ask.what {
                 self.last_read += 1;
-                self.store.read_blob(self.last_read, hash, offset);
+                self.engine.read_blob(self.last_read, hash, offset);
                 let (applies, shadowed) = (self.applies, false);
                 self.reading.insert(self.last_read, Reading { ask, applies, shadowed });
             }

@@ -53,6 +53,8 @@ pub struct TestDisk {
 }
 
 impl Disk for TestDisk {
+    type File = Arc<File>;
+
     fn write(
         &mut self,
         file: &Arc<File>,

@@ -26,7 +26,7 @@ pub(crate) enum Kind {
 /// When a write takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// If its tuple is larger than the one there.
     Newer = 0,
     /// Always: the same key always has the same value.
@@ -35,11 +35,15 @@ pub(crate) enum Rule {
 
 /// A write, with the number of its last entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Put {
-    pub(crate) rule: Rule,
-    pub(crate) key: Arc<[u8]>,
-    pub(crate) value: Arc<[u8]>,
-    pub(crate) number: u64,
+pub struct Put {
+    /// When it takes effect.
+    pub rule: Rule,
+    /// What it is written to.
+    pub key: Arc<[u8]>,
+    /// What is written, as it is stored.
+    pub value: Arc<[u8]>,
+    /// Its last entry in the state log.
+    pub number: u64,
 }
 
 /// Bytes before the value of a stored cell.
@@ -98,6 +102,12 @@ pub(crate) fn cell_head(tuple: CellTuple, has_value: bool) -> Vec<u8> {
 pub(crate) fn parse_cell(stored: &[u8]) -> Option<(CellTuple, bool)> {
     let mut reader = Reader::new(stored, "stored cell");
     Some((reader.tuple().ok()?, reader.flag().ok()?))
+}
+
+/// Whether cell `a` is at least as new as cell `b`.
+pub(crate) fn newer(a: &[u8], b: &[u8]) -> bool {
+    let tuple = |stored| parse_cell(stored).map(|(tuple, _)| tuple);
+    tuple(a) >= tuple(b)
 }
 
 /// The number before a stored base's or blob piece's bytes.
@@ -162,6 +172,12 @@ impl Assembler {
 }
 
 impl Put {
+    /// Whether it takes effect where `current` is.
+    #[must_use]
+    pub fn beats(&self, current: &[u8]) -> bool {
+        self.rule == Rule::Always || !newer(current, &self.value)
+    }
+
     /// Bytes that it occupies in memory.
     pub(crate) fn len(&self) -> usize {
         self.key.len() + self.value.len() + size_of::<Self>()

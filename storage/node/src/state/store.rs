@@ -1,7 +1,7 @@
 //! The embedded engine, on threads of its own: one writes what the state log holds, one reads.
 //!
 //! The writer does not sync per write: the state log is what makes a write durable. A segment of
-//! that log is given up only after [`Event::Persisted`] covers it.
+//! that log is given up only after [`EngineEvent::Persisted`] covers it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::limits::{
     STORE_APART_BYTES, STORE_BUFFER_BYTES, STORE_CACHE_BYTES, STORE_JOURNAL_BYTES,
 };
 use crate::state::entry::{
-    Kind, Put, Rule, SEQ_BYTES, blob_key, blob_offset, blob_prefix, parse_cell, parse_u64,
+    Kind, Put, Rule, SEQ_BYTES, blob_key, blob_offset, blob_prefix, parse_u64,
 };
 
 enum Write {
@@ -31,8 +31,32 @@ enum Read {
     Blob { id: u64, hash: [u8; 32], offset: u64 },
 }
 
-/// What the engine's threads did.
-pub(crate) enum Event {
+/// The engine under a state store. Each call returns at once; what came of it is told, in order, by
+/// [`Engine::next`].
+pub trait Engine {
+    /// Entries of the state log up to this one were synced when the engine was opened.
+    fn synced(&self) -> u64;
+
+    /// Takes writes, ascending by number: of several to one key the one counts that [`Put::beats`]
+    /// the others.
+    fn apply(&mut self, puts: Vec<Put>);
+
+    /// Has all that was handed over survive a loss of power; it holds the state log up to `upto`.
+    fn persist(&mut self, upto: u64);
+
+    /// Reads a key.
+    fn read(&mut self, id: u64, key: Arc<[u8]>);
+
+    /// Reads a blob from an offset on.
+    fn read_blob(&mut self, id: u64, hash: [u8; 32], offset: u64);
+
+    /// What was done.
+    fn next(&mut self) -> Option<EngineEvent>;
+}
+
+/// What an [`Engine`] did.
+#[derive(Debug)]
+pub enum EngineEvent {
     /// All that was handed over is visible to reads.
     Applied,
     /// All up to this entry survives a loss of power.
@@ -41,21 +65,21 @@ pub(crate) enum Event {
     Value(u64, Option<Arc<[u8]>>),
     /// A piece of a blob that is whole: bytes of the whole, and the piece.
     Blob(u64, Option<(u64, Arc<[u8]>)>),
+    /// It is of no more use: the node stops.
     Failed(NodeError),
 }
 
 /// The hot thread's side.
 pub(crate) struct Store {
-    /// Entries of the state log up to this one were synced when the store was opened.
-    pub(crate) synced: u64,
+    synced: u64,
     writes: Option<Sender<Write>>,
     reads: Option<Sender<Read>>,
-    events: Receiver<Event>,
+    events: Receiver<EngineEvent>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
-struct Engine {
+struct Embedded {
     path: PathBuf,
     database: Database,
     /// Cells.
@@ -69,7 +93,7 @@ const SYNCED_KEY: &[u8] = b"!synced";
 
 impl Store {
     pub(crate) fn open(path: &Path, wake: Arc<dyn Wake>) -> Result<Self, NodeError> {
-        let engine = Engine::open(path)?;
+        let engine = Embedded::open(path)?;
         let synced = engine.synced().map_err(engine.failed())?;
         let (writes, write_tasks) = channel();
         let (reads, read_tasks) = channel();
@@ -91,33 +115,39 @@ impl Store {
         let threads = vec![writer, reader];
         Ok(Self { synced, writes: Some(writes), reads: Some(reads), events, threads })
     }
+}
 
-    /// Hands writes over. A thread that is gone has left [`Event::Failed`] behind.
-    pub(crate) fn apply(&self, puts: Vec<Put>) {
+impl Engine for Store {
+    fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    /// A thread that is gone has left [`EngineEvent::Failed`] behind.
+    fn apply(&mut self, puts: Vec<Put>) {
         if let Some(writes) = &self.writes {
             writes.send(Write::Apply(puts)).ok();
         }
     }
 
-    pub(crate) fn persist(&self, upto: u64) {
+    fn persist(&mut self, upto: u64) {
         if let Some(writes) = &self.writes {
             writes.send(Write::Persist(upto)).ok();
         }
     }
 
-    pub(crate) fn read(&self, id: u64, key: Arc<[u8]>) {
+    fn read(&mut self, id: u64, key: Arc<[u8]>) {
         if let Some(reads) = &self.reads {
             reads.send(Read::Value { id, key }).ok();
         }
     }
 
-    pub(crate) fn read_blob(&self, id: u64, hash: [u8; 32], offset: u64) {
+    fn read_blob(&mut self, id: u64, hash: [u8; 32], offset: u64) {
         if let Some(reads) = &self.reads {
             reads.send(Read::Blob { id, hash, offset }).ok();
         }
     }
 
-    pub(crate) fn next(&self) -> Option<Event> {
+    fn next(&mut self) -> Option<EngineEvent> {
         self.events.try_recv().ok()
     }
 }
@@ -142,13 +172,13 @@ fn thread(
         .map_err(|source| NodeError::Thread { name, source })
 }
 
-fn tell(done: &Sender<Event>, wake: &dyn Wake, result: Result<Event, NodeError>) {
+fn tell(done: &Sender<EngineEvent>, wake: &dyn Wake, result: Result<EngineEvent, NodeError>) {
     // Nobody listens any more when the node is on its way out.
-    done.send(result.unwrap_or_else(Event::Failed)).ok();
+    done.send(result.unwrap_or_else(EngineEvent::Failed)).ok();
     wake.wake();
 }
 
-impl Engine {
+impl Embedded {
     fn open(path: &Path) -> Result<Self, NodeError> {
         let open = || {
             let database = Database::builder(path)
@@ -185,16 +215,16 @@ impl Engine {
         |source| NodeError::Store { path, source }
     }
 
-    fn write(&self, task: Write) -> Result<Event, NodeError> {
+    fn write(&self, task: Write) -> Result<EngineEvent, NodeError> {
         match task {
             Write::Apply(puts) => {
                 self.apply(&puts).map_err(self.failed())?;
-                Ok(Event::Applied)
+                Ok(EngineEvent::Applied)
             }
             Write::Persist(upto) => {
                 self.small.insert(SYNCED_KEY, upto.to_le_bytes()).map_err(self.failed())?;
                 self.database.persist(PersistMode::SyncAll).map_err(self.failed())?;
-                Ok(Event::Persisted(upto))
+                Ok(EngineEvent::Persisted(upto))
             }
         }
     }
@@ -203,9 +233,7 @@ impl Engine {
         // Of several writes to a cell the one with the largest tuple counts.
         let mut winners: BTreeMap<&[u8], &Put> = BTreeMap::new();
         for put in puts {
-            let beaten = put.rule == Rule::Newer
-                && winners.get(&*put.key).is_some_and(|winner| newer(&winner.value, &put.value));
-            if !beaten {
+            if winners.get(&*put.key).is_none_or(|winner| put.beats(&winner.value)) {
                 winners.insert(&put.key, put);
             }
         }
@@ -214,7 +242,7 @@ impl Engine {
             let keyspace = self.keyspace(key);
             if put.rule == Rule::Newer
                 && let Some(current) = keyspace.get(key)?
-                && newer(&current, &put.value)
+                && !put.beats(&current)
             {
                 continue;
             }
@@ -223,15 +251,19 @@ impl Engine {
         batch.commit()
     }
 
-    fn read(&self, task: Read, verified: &mut BTreeMap<[u8; 32], u64>) -> Result<Event, NodeError> {
+    fn read(
+        &self,
+        task: Read,
+        verified: &mut BTreeMap<[u8; 32], u64>,
+    ) -> Result<EngineEvent, NodeError> {
         match task {
             Read::Value { id, key } => {
                 let found = self.keyspace(&key).get(&*key).map_err(self.failed())?;
-                Ok(Event::Value(id, found.map(|value| Arc::from(&*value))))
+                Ok(EngineEvent::Value(id, found.map(|value| Arc::from(&*value))))
             }
             Read::Blob { id, hash, offset } => {
                 let piece = self.blob(hash, offset, verified).map_err(self.failed())?;
-                Ok(Event::Blob(id, piece))
+                Ok(EngineEvent::Blob(id, piece))
             }
         }
     }
@@ -278,10 +310,4 @@ impl Engine {
         let whole = total == Some(next) && hasher.finalize().as_bytes() == &hash;
         Ok(total.filter(|_| whole))
     }
-}
-
-/// Whether cell `a` is at least as new as cell `b`.
-pub(crate) fn newer(a: &[u8], b: &[u8]) -> bool {
-    let tuple = |stored| parse_cell(stored).map(|(tuple, _)| tuple);
-    tuple(a) >= tuple(b)
 }
