@@ -31,6 +31,25 @@ pub enum MetaError {
         /// How long this call has waited.
         waited_ms: u64,
     },
+    /// What should be the address of a metadata store is none.
+    #[error(
+        "{address:?} is no address of a metadata store: {why}; it is a directory, or \
+             etcd://HOST:PORT[,HOST:PORT…][/PREFIX]"
+    )]
+    BadAddress {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// etcd did not answer, or refused.
+    #[error("metadata store: etcd at {endpoint} does not answer: {why}; is it up, and reachable?")]
+    Etcd {
+        /// Which member of it was asked last.
+        endpoint: String,
+        /// What it said, or the system.
+        why: String,
+    },
     /// What is stored is damaged or foreign. It is left as it is.
     #[error(
         "metadata store: {place} is not usable: {why}; restore it from a backup, or remove the \

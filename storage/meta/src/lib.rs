@@ -5,9 +5,9 @@
 //! block, for milliseconds where the disk or the network is slow, so a hot thread leaves them to a
 //! helper thread.
 //!
-//! [`MetaStore`] is the contract, [`FileStore`] keeps it for the processes of one machine. On it
-//! stand the typed parts: [`cluster`] (identity, durability, members, epochs) and [`nodes`]
-//! (incarnations and addresses).
+//! [`MetaStore`] is the contract; [`FileStore`] keeps it for the processes of one machine, and
+//! [`EtcdStore`] for those of a cluster. On it stand the typed parts: [`cluster`] (identity,
+//! durability, members, epochs) and [`nodes`] (incarnations and addresses).
 //!
 //! | key | value |
 //! |---|---|
@@ -19,6 +19,7 @@
 
 pub mod cluster;
 mod error;
+mod etcd;
 mod file;
 pub mod nodes;
 mod store;
@@ -26,8 +27,20 @@ mod typed;
 
 pub use cluster::{ClusterInfo, Durability, EpochHolder, MemberSet};
 pub use error::{CasError, ClusterError, MetaError};
+pub use etcd::EtcdStore;
 pub use file::FileStore;
 pub use nodes::{NodeEntry, TransportKind};
 pub use store::{
     ENTRIES_MAX, Entry, Expected, KEY_MAX_BYTES, MetaStore, Revision, VALUE_MAX_BYTES,
 };
+
+/// The metadata store at `address`: a directory, or `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`.
+///
+/// # Errors
+/// When the address is none, or the directory is not usable. etcd is not asked yet.
+pub fn open(address: &str) -> Result<std::sync::Arc<dyn MetaStore>, MetaError> {
+    if address.starts_with(etcd::SCHEME) {
+        return Ok(std::sync::Arc::new(EtcdStore::new(address)?));
+    }
+    Ok(std::sync::Arc::new(FileStore::open(address)?))
+}
