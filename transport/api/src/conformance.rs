@@ -53,6 +53,7 @@ macro_rules! conformance_tests {
             a_peer_that_scribbles_over_its_ring_loses_its_lane_and_nobody_else_does,
             a_credit_that_cannot_be_kills_the_lane,
             a_peer_that_dies_in_the_middle_of_a_message_delivers_nothing_of_it,
+            the_end_of_a_lane_is_told_although_another_takes_its_place_at_once,
         );
     };
     (@each $world:expr, $part:ident: $($name:ident,)*) => {

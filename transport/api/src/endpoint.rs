@@ -120,6 +120,8 @@ pub enum SendError {
 pub struct Endpoint<T> {
     transport: T,
     lanes: LaneMap<Lane>,
+    /// Lanes that the transport has given up, and whose slot it gave to others before it told.
+    displaced: Vec<(LaneId, Lane)>,
     options: EndpointOptions,
     /// Distinguishes the rings that this endpoint has had.
     last_epoch: u32,
@@ -155,7 +157,8 @@ impl<T: Transport> Endpoint<T> {
         assert!(mailbox::is_ring_size(options.ring_bytes));
         assert!(options.hello.len() <= MAX_HELLO_BYTES);
         let lanes = LaneMap::new();
-        Self { transport, lanes, options, last_epoch: 0, occurrences: Vec::new() }
+        let (displaced, occurrences) = (Vec::new(), Vec::new());
+        Self { transport, lanes, displaced, options, last_epoch: 0, occurrences }
     }
 
     /// The transport below.
@@ -319,9 +322,11 @@ impl<T: Transport> Endpoint<T> {
                 }
             }
             Occurrence::Down { lane, reason } => {
-                // What arrived before the end still counts.
-                self.drain(lane, usize::MAX, handle);
-                let known = self.lanes.remove(lane);
+                let mut known = self.lanes.remove(lane).or_else(|| self.displaced(lane));
+                if let Some(found) = &mut known {
+                    // What arrived before the end still counts.
+                    found.read(lane, true, usize::MAX, handle);
+                }
                 // A stranger that dials and goes is no news; a node of another release is.
                 let news = matches!(reason, DownReason::WrongVersion { .. });
                 if known.is_some_and(|found| news || found.dialled || found.peer.is_some()) {
@@ -340,7 +345,8 @@ impl<T: Transport> Endpoint<T> {
         let reader = RingReader::new(ring_bytes, epoch);
         let exposed = self.transport.expose(inbound.clone(), Access::Lane(lane));
         let (peer, closing, starved) = (None, false, None);
-        self.lanes.insert(lane, Lane { dialled, inbound, reader, peer, closing, starved });
+        let opened = Lane { dialled, inbound, reader, peer, closing, starved };
+        self.displaced.extend(self.lanes.insert(lane, opened));
         match exposed {
             Ok(region) => {
                 let greeting = greeting::encode(region, epoch, ring_bytes, &self.options.hello);
@@ -372,22 +378,21 @@ impl<T: Transport> Endpoint<T> {
     /// Reports up to `limit` messages of a lane; returns whether there may be more.
     fn drain(&mut self, lane: LaneId, limit: usize, handle: &mut impl FnMut(Event<'_>)) -> bool {
         let Some(found) = self.lanes.get_mut(lane) else { return false };
-        if found.closing || found.peer.is_none() {
-            return false;
-        }
-        let words = &found.inbound.words()[HEAD_BYTES / 8..];
         let settled = self.transport.settled(lane);
-        for _ in 0..limit {
-            match found.reader.next(words, settled) {
-                Found::Message(bytes) => handle(Event::Message { lane, bytes }),
-                Found::Nothing => return false,
-                Found::Corrupt => {
-                    self.close_with(lane, DownReason::Corrupt);
-                    return false;
-                }
+        match found.read(lane, settled, limit, handle) {
+            Read::All => false,
+            Read::More => true,
+            Read::Corrupt => {
+                self.close_with(lane, DownReason::Corrupt);
+                false
             }
         }
-        true
+    }
+
+    /// A lane that went down, and whose slot is another's by now.
+    fn displaced(&mut self, lane: LaneId) -> Option<Lane> {
+        let index = self.displaced.iter().position(|(of, _)| *of == lane)?;
+        Some(self.displaced.swap_remove(index).1)
     }
 
     /// Gives credit, takes credit, and tells of room.
@@ -411,6 +416,37 @@ impl<T: Transport> Endpoint<T> {
             found.starved = None;
             handle(Event::Room { lane });
         }
+    }
+}
+
+/// What a look at a ring left.
+enum Read {
+    All,
+    More,
+    Corrupt,
+}
+
+impl Lane {
+    /// Reports up to `limit` messages.
+    fn read(
+        &mut self,
+        lane: LaneId,
+        settled: bool,
+        limit: usize,
+        handle: &mut impl FnMut(Event<'_>),
+    ) -> Read {
+        if self.closing || self.peer.is_none() {
+            return Read::All;
+        }
+        let words = &self.inbound.words()[HEAD_BYTES / 8..];
+        for _ in 0..limit {
+            match self.reader.next(words, settled) {
+                Found::Message(bytes) => handle(Event::Message { lane, bytes }),
+                Found::Nothing => return Read::All,
+                Found::Corrupt => return Read::Corrupt,
+            }
+        }
+        Read::More
     }
 }
 

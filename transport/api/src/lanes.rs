@@ -41,14 +41,17 @@ impl<T> LaneMap<T> {
         Some(LaneId::new(u32::try_from(index).ok()?, slot.generation))
     }
 
-    /// Keeps a value under a lane that another table has named.
-    pub fn insert(&mut self, lane: LaneId, value: T) {
+    /// Keeps a value under a lane that another table has named. Returns the value of an earlier lane
+    /// that is still in its slot: the other table knows that one no more.
+    pub fn insert(&mut self, lane: LaneId, value: T) -> Option<(LaneId, T)> {
         while self.slots.len() <= lane.slot() && self.slots.len() < MAX_LANES {
             self.slots.push(Slot { generation: 0, value: None });
         }
-        if let Some(slot) = self.slots.get_mut(lane.slot()) {
-            *slot = Slot { generation: lane.generation(), value: Some(value) };
-        }
+        let slot = self.slots.get_mut(lane.slot())?;
+        let new = Slot { generation: lane.generation(), value: Some(value) };
+        let old = std::mem::replace(slot, new);
+        let earlier = LaneId::new(u32::try_from(lane.slot()).ok()?, old.generation);
+        old.value.map(|value| (earlier, value))
     }
 
     /// The value of a lane.

@@ -283,3 +283,29 @@ pub fn a_peer_that_dies_in_the_middle_of_a_message_delivers_nothing_of_it<T: Tra
     });
     assert!(!node.seen.iter().any(|seen| matches!(seen, Seen::Message(..))), "{:?}", node.seen);
 }
+
+/// The transport gives the slot of a lane to the next one, before the end of the first was polled.
+pub fn the_end_of_a_lane_is_told_although_another_takes_its_place_at_once<T: Transport>(
+    mut world: impl FnMut() -> Site<T>,
+) {
+    let (mut a, mut b) = (Node::new(world(), b"a"), Node::new(world(), b"b"));
+    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    for _ in 0..3 {
+        let (to_b, _) = join(&mut a, &mut b, &address);
+        a.endpoint.close(to_b);
+        let next = a.endpoint.dial(&address).expect("it dials");
+        until("the end of the first and the next that is up", || {
+            a.turn();
+            b.turn();
+            a.seen.contains(&Seen::Down(to_b, DownReason::Closed)) && a.up() == Some(next)
+        });
+        a.endpoint.close(next);
+        until("the end of the next", || {
+            a.turn();
+            b.turn();
+            a.seen.contains(&Seen::Down(next, DownReason::Closed))
+        });
+        a.seen.clear();
+        b.seen.clear();
+    }
+}
