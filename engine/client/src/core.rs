@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -237,7 +237,7 @@ impl Core {
 
     /// Ends when something about the lanes has changed since `version`.
     pub(crate) async fn changed(&self, version: u64) {
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             let mut links = self.links.borrow_mut();
             if links.version != version || self.ended.get().is_some() {
                 return Poll::Ready(());
@@ -261,6 +261,29 @@ impl Core {
     /// Ends when a position is applied, or the client has ended.
     pub(crate) fn reached(self: &Rc<Self>, seq: SeqNum) -> Reached {
         Reached { core: self.clone(), seq, alarm: None }
+    }
+
+    /// Waits until a position is applied: true; or there is another epoch: false.
+    pub(crate) async fn reached_in(
+        self: &Rc<Self>,
+        epoch: Epoch,
+        seq: SeqNum,
+    ) -> Result<bool, Ended> {
+        let mut reached = pin!(self.reached(seq));
+        loop {
+            let version = self.links.borrow().version();
+            if self.epoch() != epoch {
+                return Ok(false);
+            }
+            let mut changed = pin!(self.changed(version));
+            let either = poll_fn(|context| match reached.as_mut().poll(context) {
+                Poll::Ready(reached) => Poll::Ready(Some(reached)),
+                Poll::Pending => changed.as_mut().poll(context).map(|()| None),
+            });
+            if let Some(reached) = either.await {
+                return reached.map(|()| true);
+            }
+        }
     }
 
     /// Nothing more will happen: whoever waits is told.

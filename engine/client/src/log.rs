@@ -221,6 +221,22 @@ impl Log {
         }
     }
 
+    /// Waits until all is applied that was ordered before the call and is not lost with its
+    /// sequencer: a tail that was asked for holds for its epoch only, so in a new one it is asked
+    /// for again.
+    ///
+    /// # Errors
+    /// When the client ends before.
+    pub async fn catch_up(&self) -> Result<(), LogError> {
+        loop {
+            let epoch = self.epoch();
+            let tail = self.tail().await?;
+            if self.epoch() == epoch && self.0.reached_in(epoch, tail).await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Shows an applied record to `see`, if it is still in memory.
     pub fn with_cached<R>(&self, seq: SeqNum, see: impl FnOnce(RecordRef<'_>) -> R) -> Option<R> {
         self.0.view.borrow().record(seq).map(see)

@@ -43,7 +43,7 @@ impl Directory for TestDirectory {
 
 pub struct Rec {
     pub bytes: Vec<u8>,
-    pub local: u64,
+    pub origin: Origin,
     pub tags: Vec<Tag>,
 }
 
@@ -54,10 +54,23 @@ pub struct SharedLog {
     pub history: Vec<EpochStart>,
     pub recs: Vec<Rec>,
     pub window_start: u64,
+    /// Appends with a floor below it are refused.
+    pub safe_point: u64,
 }
 
 impl SharedLog {
     pub fn put(&mut self, kind: RecordKind, origin: Origin, tags: &[Tag], payload: &[u8]) {
+        self.put_with(kind, origin, SeqNum::MAX, tags, payload);
+    }
+
+    fn put_with(
+        &mut self,
+        kind: RecordKind,
+        origin: Origin,
+        floor: SeqNum,
+        tags: &[Tag],
+        payload: &[u8],
+    ) {
         let position = |tag: &Tag| self.recs.iter().filter(|rec| rec.tags.contains(tag)).count();
         let positions: Vec<_> =
             tags.iter().map(|tag| TagPos::new(*tag, position(tag) as u64)).collect();
@@ -67,13 +80,55 @@ impl SharedLog {
             epoch: Epoch(self.epoch),
             time_ns: 0,
             origin,
-            floor: SeqNum::MAX,
+            floor,
             kind,
             tags: &positions,
             payload,
         }
         .encode(&mut bytes);
-        self.recs.push(Rec { bytes, local: origin.local.0, tags: tags.to_vec() });
+        self.recs.push(Rec { bytes, origin, tags: tags.to_vec() });
+    }
+
+    /// The safe point moves, and a record says so.
+    pub fn move_safe_point(&mut self, to: u64) {
+        self.safe_point = to;
+        let payload = SafePoint { safe_point: SeqNum(to) }.to_bytes();
+        self.put(RecordKind::SafePoint, Origin::default(), &[], &payload);
+    }
+
+    /// An incarnation of an engine is out, and all before it; `heir` has its roots.
+    pub fn evict(&mut self, out: (NodeId, Incarnation), heir: (NodeId, Incarnation)) {
+        let ((engine, incarnation), (heir, heir_incarnation)) = (out, heir);
+        let payload = Evict { engine, incarnation, heir, heir_incarnation }.to_bytes();
+        self.put(RecordKind::Evict, Origin::default(), &[], &payload);
+    }
+
+    /// Why a condition does not hold, if it does not.
+    fn judge(&self, index: usize, condition: Condition) -> Option<Refusal> {
+        let index = u16::try_from(index).unwrap();
+        let seqs = |tag: Tag| -> Vec<SeqNum> {
+            let found = self.recs.iter().zip(1u64..).filter(|(rec, _)| rec.tags.contains(&tag));
+            found.map(|(_, seq)| SeqNum(seq)).collect()
+        };
+        match condition {
+            Condition::Length { tag, length } => {
+                let seqs = seqs(tag);
+                let now = seqs.len() as u64;
+                let winner = seqs.get(usize::try_from(length).unwrap()).copied();
+                match winner {
+                    Some(winner) => Some(Refusal::Conflict { condition: index, winner }),
+                    None if now == length => None,
+                    None if now == 0 => {
+                        Some(Refusal::Conflict { condition: index, winner: SeqNum(0) })
+                    }
+                    None => Some(Refusal::Gap { condition: index, length: now }),
+                }
+            }
+            Condition::NothingAfter { tag, after } => {
+                let last = seqs(tag).last().copied().filter(|last| *last > after);
+                last.map(|winner| Refusal::Conflict { condition: index, winner })
+            }
+        }
     }
 
     pub fn open(&mut self) {
@@ -107,7 +162,12 @@ pub struct Sequencer {
     /// Followers and the next position of each.
     followers: Vec<(LaneId, u64)>,
     pub lanes: Vec<LaneId>,
+    /// Who is on a lane.
+    engines: BTreeMap<LaneId, (NodeId, Incarnation)>,
     pub reports: Vec<(u64, u64, u64)>,
+    /// Questions for the tail are kept in `tails` and not answered.
+    pub holds_tails: bool,
+    pub tails: Vec<(LaneId, u64)>,
     /// Append messages are dropped.
     pub deaf: bool,
     /// It has not opened its epoch: it hears nothing and welcomes nobody.
@@ -132,7 +192,10 @@ impl Sequencer {
             epoch,
             followers: Vec::new(),
             lanes: Vec::new(),
+            engines: BTreeMap::new(),
             reports: Vec::new(),
+            holds_tails: false,
+            tails: Vec::new(),
             deaf: false,
             recovering: false,
             overloaded: 0,
@@ -148,6 +211,19 @@ impl Sequencer {
         }
     }
 
+    /// Answers the questions for the tail that were kept.
+    pub fn answer_tails(&mut self) {
+        self.holds_tails = false;
+        for (lane, token) in std::mem::take(&mut self.tails) {
+            self.answer_tail(lane, token);
+        }
+    }
+
+    fn answer_tail(&mut self, lane: LaneId, token: u64) {
+        let seq = SeqNum(self.log.borrow().recs.len() as u64);
+        self.endpoint.send(lane, &[&Message::Tail { token, seq }.to_bytes()]).unwrap();
+    }
+
     /// Takes all lanes down, and goes on.
     pub fn drop_lanes(&mut self) {
         for lane in self.lanes.drain(..) {
@@ -158,8 +234,13 @@ impl Sequencer {
 
     fn turn(&mut self) {
         let mut events: Vec<(LaneId, Option<Vec<u8>>, bool)> = Vec::new();
+        let engines = &mut self.engines;
         self.endpoint.poll(&mut |event| match event {
-            Event::Up { lane, .. } => events.push((lane, None, true)),
+            Event::Up { lane, hello, .. } => {
+                let hello = Hello::parse(hello).unwrap();
+                engines.insert(lane, (hello.node, hello.incarnation));
+                events.push((lane, None, true));
+            }
             Event::Message { lane, bytes } => events.push((lane, Some(bytes.to_vec()), true)),
             Event::Down { lane, .. } => events.push((lane, None, false)),
             Event::Written { .. } | Event::Room { .. } => {}
@@ -215,10 +296,8 @@ impl Sequencer {
             Message::Report { applied, safe_point, answered } => {
                 self.reports.push((applied.0, safe_point.0, answered.0));
             }
-            Message::AskTail { token } => {
-                let seq = SeqNum(self.log.borrow().recs.len() as u64);
-                self.endpoint.send(lane, &[&Message::Tail { token, seq }.to_bytes()]).unwrap();
-            }
+            Message::AskTail { token } if self.holds_tails => self.tails.push((lane, token)),
+            Message::AskTail { token } => self.answer_tail(lane, token),
             Message::Append { epoch, append } => self.order(lane, epoch, &append),
             other => panic!("{other:?}"),
         }
@@ -239,20 +318,20 @@ impl Sequencer {
             self.overloaded -= 1;
             return refuse(Refusal::Overloaded);
         }
-        if log.recs.iter().any(|rec| rec.local == local.0) {
+        let (engine, incarnation) = self.engines[&lane];
+        let origin = Origin { engine, incarnation, local };
+        if log.recs.iter().any(|rec| rec.origin == origin) {
             return;
         }
-        for condition in &append.conditions {
-            let Condition::Length { tag, length } = *condition else { panic!() };
-            let mut found = log.recs.iter().zip(1u64..).filter(|(rec, _)| rec.tags.contains(&tag));
-            if found.clone().count() as u64 != length {
-                let winner = found.nth(usize::try_from(length).unwrap());
-                let winner = winner.map_or(SeqNum(0), |(_, seq)| SeqNum(seq));
-                return refuse(Refusal::Conflict { condition: 0, winner });
+        if append.floor.0 < log.safe_point {
+            return refuse(Refusal::RootGone { safe_point: SeqNum(log.safe_point) });
+        }
+        for (index, condition) in append.conditions.iter().enumerate() {
+            if let Some(refusal) = log.judge(index, *condition) {
+                return refuse(refusal);
             }
         }
-        let origin = Origin { engine: ENGINE, incarnation: LIFE, local };
-        log.put(RecordKind::Data, origin, &append.tags, append.payload);
+        log.put_with(RecordKind::Data, origin, append.floor, &append.tags, append.payload);
     }
 }
 
@@ -486,6 +565,18 @@ impl Storage {
     }
 }
 
+fn drive(
+    reactor: &SharedReactor,
+    directory: &SharedDirectory,
+    (node, life): (NodeId, Incarnation),
+    limits: Limits,
+    now_ns: u64,
+) -> Driver<Tcp, TestDirectory> {
+    let mut options = Options::new(CLUSTER, Role::Engine, node, life);
+    options.limits = limits;
+    Driver::new(Tcp::new(reactor.clone()), TestDirectory(directory.clone()), &options, now_ns)
+}
+
 pub struct World {
     reactor: SharedReactor,
     pub log: LogOfAll,
@@ -509,10 +600,7 @@ impl World {
         let storage: Vec<_> =
             MEMBERS.iter().map(|node| Some(Storage::new(&reactor, *node, &log))).collect();
         let directory = SharedDirectory::default();
-        let mut options = Options::new(CLUSTER, Role::Engine, ENGINE, LIFE);
-        options.limits = limits;
-        let transport = Tcp::new(reactor.clone());
-        let driver = Driver::new(transport, TestDirectory(directory.clone()), &options, 0);
+        let driver = drive(&reactor, &directory, (ENGINE, LIFE), limits, 0);
         let sequencer = Some(Sequencer::new(&reactor, &log));
         let mut world = Self { reactor, log, sequencer, storage, driver, directory, now_ns: 0 };
         world.publish();
@@ -530,6 +618,12 @@ impl World {
         let mut directory = self.directory.borrow_mut();
         directory.places =
             Places { sequencer: sequencer.or(directory.places.sequencer.take()), storage };
+    }
+
+    /// The engine is gone, without a word; another one, or another life of it, takes its place.
+    pub fn replace_engine(&mut self, engine: (NodeId, Incarnation)) {
+        let limits = Limits::default();
+        self.driver = drive(&self.reactor, &self.directory, engine, limits, self.now_ns);
     }
 
     /// The sequencer's process is gone, and all its lanes.
@@ -626,7 +720,13 @@ impl World {
 
     /// Local ids in the log, without the sequencer's own records.
     pub fn locals(&self) -> Vec<u64> {
-        self.log.borrow().recs.iter().map(|rec| rec.local).filter(|local| *local > 0).collect()
+        self.log
+            .borrow()
+            .recs
+            .iter()
+            .map(|rec| rec.origin.local.0)
+            .filter(|local| *local > 0)
+            .collect()
     }
 
     pub fn distinct(&self) -> usize {

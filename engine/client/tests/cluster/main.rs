@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::wildcard_enum_match_arm, unreachable_pub, reason = "tests")]
 
+#[expect(dead_code, reason = "shared with the tests of the engine")]
 mod fake;
 
 use std::cell::{Cell as StdCell, RefCell};
@@ -186,6 +187,32 @@ fn a_read_at_a_bound_waits_for_it() {
     }
     world.until("the bound", |_| read.borrow().is_some());
     assert_eq!(*read.borrow(), Some(Ok(Some(SeqNum(3)))));
+}
+
+#[test]
+fn whoever_waits_for_a_tail_that_is_lost_with_its_sequencer_asks_the_next_one() {
+    let mut world = World::new();
+    world.ready();
+    for node in 0..3 {
+        world.node(node).flushed = Some(1);
+    }
+    for local in 1..=5 {
+        let origin = Origin { engine: NodeId(4), incarnation: LIFE, local: LocalId(local) };
+        world.log.borrow_mut().put(RecordKind::Data, origin, &[TAG], b"payload");
+    }
+    let log = world.driver.log();
+    let caught_up = world.start(async move { log.catch_up().await });
+    world.rounds(50);
+    assert_eq!(*caught_up.borrow(), None, "five records are ordered and not flushed");
+    world.kill_sequencer();
+    world.log.borrow_mut().recs.truncate(1);
+    for node in 0..3 {
+        world.node(node).flushed = None;
+    }
+    world.start_sequencer();
+    world.until("the end of the new epoch's log", |_| caught_up.borrow().is_some());
+    assert_eq!(*caught_up.borrow(), Some(Ok(())));
+    assert_eq!(world.driver.log().applied(), SeqNum(2), "the opening records, and nothing else");
 }
 
 #[test]
