@@ -155,6 +155,12 @@ impl<O: Ops> Attempt<O> {
         &self.input.value
     }
 
+    /// The fingerprint of that input.
+    #[must_use]
+    pub const fn fingerprint(&self) -> u128 {
+        self.input.fingerprint
+    }
+
     /// The world that it was given.
     #[must_use]
     pub const fn ops(&self) -> &O {
@@ -381,6 +387,13 @@ impl<O: Ops> Attempt<O> {
     /// [`Ops::need_init`] of an attempt further down). Callees ignore it.
     pub async fn send_init(&mut self) -> Done<(), O> {
         self.post_init().await
+    }
+
+    /// Waits for the answer to an Init that was sent in the background; for ever, if none is on its
+    /// way. A driver waits for this beside a worker or a callee: a callee that needs an Init which
+    /// was refused would wait in vain. May be dropped and called again.
+    pub async fn watch_init(&mut self) -> Done<(), O> {
+        self.init_answered().await
     }
 
     /// Waits until the Init of this run is durable: before an asynchronous request is acknowledged.

@@ -64,12 +64,21 @@ impl<O: Ops> Attempt<O> {
         Ok(())
     }
 
+    /// Waits for the answer to an Init that is on its way; for ever, if none is.
+    pub(crate) async fn init_answered(&mut self) -> Done<(), O> {
+        if !matches!(self.init, InitState::Posted(_)) {
+            return std::future::pending().await;
+        }
+        self.settle_init().await
+    }
+
     /// Waits for an Init that is on its way.
     pub(crate) async fn settle_init(&mut self) -> Done<(), O> {
         if let InitState::Posted(posted) = &mut self.init {
-            let outcome = posted.await.map_err(Stop::Ops)?;
+            let outcome = posted.await;
+            // The answer comes once: whoever asks again must not wait for it.
             self.init = InitState::Unknown;
-            self.init_outcome(outcome)?;
+            self.init_outcome(outcome.map_err(Stop::Ops)?)?;
         }
         Ok(())
     }
