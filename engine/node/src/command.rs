@@ -123,6 +123,13 @@ pub enum Invoked {
     },
     /// The key was used before with another input.
     KeyReused,
+    /// The request asks for more of the log than there is.
+    BeyondTail {
+        /// What it asks for.
+        cursor: SeqNum,
+        /// Where the log ends.
+        tail: SeqNum,
+    },
     /// There is no such function; these are like it.
     Unknown(Vec<String>),
     /// The engine has no room.
@@ -144,6 +151,8 @@ pub enum RootStatus {
         attempts: u32,
         /// Whether this engine runs it.
         here: bool,
+        /// Why its last attempt did not end, or what the present one waits for, where known.
+        trouble: Option<String>,
     },
     /// It has ended.
     Ended {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use halfmoon_client::{AppendRequest, Appended, Executor, Log, State};
 use halfmoon_protocol::call::Status;
 use halfmoon_protocol::payload::{self, Intent};
-use halfmoon_protocol::root::Request;
+use halfmoon_protocol::root::{self, Request};
 use halfmoon_wire::{Condition, Evict, InstanceId, RecordKind, RecordRef, SeqNum, tag};
 
 use crate::command::{DeployBinary, DeployFailed, Deployed, Ended};
@@ -21,7 +21,7 @@ use crate::roots::{self, Origin, Root};
 use crate::scratch::Scratch;
 use crate::takeover::{Intents, Owner};
 use crate::value::Value;
-use crate::workers::Workers;
+use crate::workers::{AcquireError, Workers};
 
 /// Roots that one engine may have unfinished; further requests are refused.
 pub(crate) const ROOTS_MAX: usize = 8 * 1024;
@@ -54,6 +54,8 @@ pub(crate) struct Hot {
     /// Last record of the registry's tag.
     pub(crate) registered: Cell<SeqNum>,
     pub(crate) stopping: Cell<bool>,
+    /// The log is applied up to the tail that it had when this engine started.
+    pub(crate) caught_up: Cell<bool>,
     ended: RefCell<VecDeque<(InstanceId, Ended, SeqNum)>>,
     /// Roots to take up: inherited, or started by a step of this engine's.
     adopted: RefCell<VecDeque<InstanceId>>,
@@ -88,13 +90,24 @@ impl Hot {
             draw,
             registered: Cell::new(SeqNum::ZERO),
             stopping: Cell::new(false),
+            caught_up: Cell::new(false),
             ended: RefCell::default(),
             adopted: RefCell::default(),
         })
     }
 
+    /// Has every applied record shown to it. Weakly: the log is part of it.
+    pub(crate) fn fold(self: &Rc<Self>) {
+        let folded = Rc::downgrade(self);
+        self.log.on_apply(move |record| {
+            if let Some(hot) = folded.upgrade() {
+                hot.apply(record);
+            }
+        });
+    }
+
     /// Folds an applied record into registry and intents, before any task learns of it.
-    pub(crate) fn apply(&self, record: RecordRef<'_>) {
+    fn apply(&self, record: RecordRef<'_>) {
         match record.kind() {
             RecordKind::Evict => self.apply_evict(record),
             RecordKind::Data => {
@@ -132,17 +145,20 @@ impl Hot {
                 for root in roots {
                     let mut intents = self.intents.borrow_mut();
                     intents.begins(root, owner, record.floor(), record.seq());
-                    if owner == self.me && !self.roots.borrow().contains_key(&root) {
-                        self.adopted.borrow_mut().push_back(root);
+                    drop(intents);
+                    let here = self.roots.borrow().get(&root).cloned();
+                    match here {
+                        Some(here) => roots::decided(self, &here),
+                        None if owner == self.me => self.adopted.borrow_mut().push_back(root),
+                        None => {}
                     }
                 }
             }
             Ok(Intent::Ends(root)) => {
                 self.intents.borrow_mut().ends(root);
                 // A peer has ended what is parked here: its next attempt finds the result.
-                let parked = self.roots.borrow().get(&root).cloned();
-                if let Some(root) = parked.filter(|root| root.parked.borrow().is_some()) {
-                    root.resume.notify();
+                if let Some(root) = self.roots.borrow().get(&root) {
+                    root.take_up();
                 }
             }
             Err(error) => {
@@ -178,18 +194,43 @@ impl Hot {
         self.log.set_safe_point(self.least_floor());
     }
 
+    /// Notes when the log is applied up to the tail that it has now.
+    pub(crate) fn catch_up(self: &Rc<Self>) {
+        let hot = Rc::clone(self);
+        let task = async move {
+            if hot.log.catch_up().await.is_ok() {
+                hot.caught_up.set(true);
+            }
+        };
+        self.executor.spawn(task).map(drop).ok();
+    }
+
     /// Takes up the roots that are waiting for that, once the engine is up.
     pub(crate) fn adopt(self: &Rc<Self>) {
         loop {
             let Some(id) = self.adopted.borrow_mut().pop_front() else { return };
-            let floor = match self.intents.borrow().find(id) {
-                Some(unfinished) if unfinished.owner == self.me => unfinished.floor,
-                Some(_) | None => continue,
-            };
-            if !self.roots.borrow().contains_key(&id) {
-                roots::begin(self, Root::new(id, Origin::Log, floor));
+            let Some(floor) = self.own(id) else { continue };
+            // The task of one that is here looks, at its end, whether it is this engine's.
+            if self.roots.borrow().contains_key(&id) {
+                continue;
+            }
+            if !roots::begin(self, &Root::new(id, Origin::Log, floor)) {
+                self.adopted.borrow_mut().push_front(id);
+                return;
             }
         }
+    }
+
+    /// The floor of a root, if it is unfinished and this engine's to end.
+    pub(crate) fn own(&self, id: InstanceId) -> Option<SeqNum> {
+        let intents = self.intents.borrow();
+        intents.find(id).filter(|found| found.owner == self.me).map(|found| found.floor)
+    }
+
+    /// What the log says that an unfinished root runs: the function, and the input's fingerprint.
+    pub(crate) fn asked(&self, id: InstanceId) -> Option<(String, u128)> {
+        let init = self.intents.borrow().find(id)?.init;
+        self.log.with_cached(init, |record| root::asked(id, record.payload())).flatten()
     }
 
     /// What the engine's reports name as its safe point.
@@ -206,7 +247,10 @@ impl Hot {
     /// A root that nobody waits for, in a namespace that logs nothing.
     pub(crate) fn start_unlogged(self: &Rc<Self>, id: InstanceId, request: Request<Value>) {
         let floor = self.log.applied();
-        roots::begin(self, Root::new(id, Origin::Request(Box::new(request)), floor));
+        let root = Root::new(id, Origin::Request(Box::new(request)), floor);
+        if !roots::begin(self, &root) {
+            tracing::warn!(root = %id, "an unlogged root is lost: too many tasks run here");
+        }
     }
 
     /// The pause before attempt `number` + 1.
@@ -281,8 +325,13 @@ impl Hot {
         let deadline_ns = self.executor.now_ns() + BLOB_WITHIN_NS;
         let outcome = match self.state.get_blob(version.0, deadline_ns).await {
             Ok(Some(binary)) => Ok(binary),
-            Ok(None) => Err(format!("no storage node has binary {version}")),
-            Err(error) => Err(format!("cannot fetch binary {version}: {error}")),
+            Ok(None) => {
+                let why = format!("no storage node has binary {version}");
+                Err(AcquireError::DoesNotStart(why))
+            }
+            Err(error) => {
+                Err(AcquireError::NoBinary(format!("cannot fetch binary {version}: {error}")))
+            }
         };
         self.workers.fetched(version, outcome);
     }

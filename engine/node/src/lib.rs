@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod names;
 mod node;
 mod nursery;
+mod obey;
 mod ops;
 pub mod pool;
 pub mod registry;
@@ -40,6 +41,9 @@ mod session;
 mod show;
 mod sync;
 pub mod takeover;
+#[cfg(test)]
+mod tests;
+mod tree;
 mod value;
 mod workers;
 

@@ -9,23 +9,21 @@ use std::time::{Duration, Instant};
 use halfmoon_channel::Doorbell;
 use halfmoon_client::{Driver, MetaDirectory, Options};
 use halfmoon_meta::{ClusterError, Durability, MetaStore, NodeEntry, cluster, nodes};
-use halfmoon_protocol::root;
 use halfmoon_reactor::{Op, Reactor, ReactorError, SharedReactor, UserId};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{ExposeError, Memory, RegionId};
-use halfmoon_wire::{InstanceId, Role, tag};
+use halfmoon_wire::Role;
 
 use crate::binaries::{Binaries, StoreError};
-use crate::command::{Command, Commands, RootStatus};
+use crate::command::{Command, Commands};
 use crate::config::Config;
 use crate::describe::RunToDescribe;
 use crate::gateway::{Context, DRAIN_FOR, Gateway, GatewayError};
-use crate::hot::{Hot, Parts, ended};
+use crate::hot::{Hot, Parts};
 use crate::ids::Draw;
 use crate::metrics::Metrics;
 use crate::nursery::Nursery;
-use crate::ops::{EngineOps, Tree};
-use crate::roots;
+use crate::obey::obey;
 use crate::scratch::Scratch;
 use crate::show::{self, Constants};
 use crate::takeover::Owner;
@@ -97,7 +95,6 @@ struct Node {
     entry: NodeEntry,
     constants: Constants,
     began: Instant,
-    caught_up: Rc<std::cell::Cell<bool>>,
     published: bool,
 }
 
@@ -134,16 +131,6 @@ impl Bell {
 
 fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunError {
     move |source| RunError::System { what, source }
-}
-
-/// Shows every applied record to the shared state. Weakly: the log is part of it.
-fn fold(hot: &Rc<Hot>) {
-    let folded = Rc::downgrade(hot);
-    hot.log.on_apply(move |record| {
-        if let Some(hot) = folded.upgrade() {
-            hot.apply(record);
-        }
-    });
 }
 
 struct Exposed<'a>(&'a mut Lanes);
@@ -188,7 +175,7 @@ impl Node {
         let region = driver.expose(memory.clone())?;
         let workers = Workers::new(
             config.pool,
-            nursery,
+            Box::new(nursery),
             doorbell.clone(),
             binaries.clone(),
             Arc::clone(&metrics),
@@ -203,7 +190,7 @@ impl Node {
             metrics: Arc::clone(&metrics),
             draw: Arc::clone(&draw),
         });
-        fold(&hot);
+        hot.fold();
         let commands = Commands::new(move || waker.wake());
         let context = Context {
             commands: Arc::clone(&commands),
@@ -230,13 +217,12 @@ impl Node {
             entry,
             constants,
             began: Instant::now(),
-            caught_up: Rc::default(),
             published: false,
         })
     }
 
     fn serve(&mut self, stop: &AtomicBool) -> Result<(), RunError> {
-        self.catch_up();
+        self.hot.catch_up();
         let mut until: Option<Instant> = None;
         loop {
             if stop.load(Ordering::Relaxed) && until.is_none() {
@@ -272,7 +258,7 @@ impl Node {
         self.hot.log.set_safe_point(self.hot.least_floor());
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let pace = self.driver.turn(now_ns);
-        if self.caught_up.get() && !self.hot.stopping.get() {
+        if self.hot.caught_up.get() && !self.hot.stopping.get() {
             self.publish()?;
             self.hot.adopt();
         }
@@ -302,19 +288,6 @@ impl Node {
         metrics.applied_seqnum.store(self.hot.log.applied().0, Ordering::Relaxed);
     }
 
-    /// Notes when the log is applied up to the tail that it has after the start.
-    fn catch_up(&self) {
-        let (log, caught_up) = (self.hot.log.clone(), Rc::clone(&self.caught_up));
-        let task = async move {
-            if let Ok(tail) = log.tail().await
-                && log.wait_applied(tail).await.is_ok()
-            {
-                caught_up.set(true);
-            }
-        };
-        self.hot.executor.spawn(task).map(drop).ok();
-    }
-
     /// Tells where the gateway is, once. Blocks for a moment, before the first request.
     fn publish(&mut self) -> Result<(), RunError> {
         if !self.published {
@@ -333,46 +306,11 @@ impl Node {
     }
 
     fn obey(&mut self, command: Command) {
-        let hot = &self.hot;
-        match command {
-            Command::Invoke(invoke, reply) => roots::invoke(hot, *invoke, reply),
-            Command::Status(id, reply) => {
-                let hot = Rc::clone(hot);
-                self.spawn(async move {
-                    reply.send(status(&hot, id).await).ok();
-                });
-            }
-            Command::Resume(id, reply) => {
-                let root = hot.roots.borrow().get(&id).cloned();
-                let parked = root.filter(|root| root.parked.borrow().is_some());
-                if let Some(root) = &parked {
-                    root.resume.notify();
-                }
-                reply.send(parked.is_some()).ok();
-            }
-            Command::Cancel(id, reply) => {
-                let ops = EngineOps::new(Rc::clone(hot), Rc::new(Tree::default()));
-                self.spawn(async move {
-                    let asked = root::cancel(&ops, id).await;
-                    reply.send(asked.map_err(|stop| stop.to_string())).ok();
-                });
-            }
-            Command::Deploy(binary, reply) => {
-                let hot = Rc::clone(hot);
-                self.spawn(async move {
-                    reply.send(hot.deploy(*binary).await).ok();
-                });
-            }
-            Command::Show(what, reply) => {
-                let lanes = self.driver.endpoint_mut().lanes().count();
-                reply.send(show::show(&self.hot, what, &self.constants, lanes)).ok();
-            }
-        }
-    }
-
-    /// Without room for the task its reply is dropped, which the gateway tells its client.
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.hot.executor.spawn(task).map(drop).ok();
+        let Self { hot, driver, constants, .. } = self;
+        obey(hot, command, |what| {
+            let lanes = driver.endpoint_mut().lanes().count();
+            show::show(hot, what, constants, lanes)
+        });
     }
 
     fn end(mut self) {
@@ -387,38 +325,5 @@ impl Node {
         if let Some(gateway) = self.gateway.take() {
             gateway.stop(DRAIN_FOR);
         }
-    }
-}
-
-/// What is known of a root: here, else in the log.
-async fn status(hot: &Rc<Hot>, id: InstanceId) -> RootStatus {
-    let here = hot.roots.borrow().get(&id).cloned();
-    if let Some(root) = here {
-        let (function, attempts) = (root.function.borrow().clone(), root.attempts.get());
-        return match root.parked.borrow().clone() {
-            Some(error) => {
-                let function = function.unwrap_or_default();
-                RootStatus::Parked { function, attempts, error }
-            }
-            None => RootStatus::Running { function, attempts, here: true },
-        };
-    }
-    if let Some((ended, cursor)) = hot.remembered(id) {
-        return RootStatus::Ended { ended, cursor };
-    }
-    if hot.log.tag_len(tag::step(id)) == 0 {
-        return RootStatus::Unknown;
-    }
-    let ops = EngineOps::new(Rc::clone(hot), Rc::new(Tree::default()));
-    match root::reload(&ops, id).await {
-        Ok(root::Reload::Ended(end)) => {
-            RootStatus::Ended { ended: ended(end.status, &end.result), cursor: end.point.cursor }
-        }
-        Ok(root::Reload::StartOver) => RootStatus::Unknown,
-        // Steps and no Finish: that is what running looks like.
-        Err(halfmoon_protocol::Stop::Fault(_)) => {
-            RootStatus::Running { function: None, attempts: 0, here: false }
-        }
-        Err(stop) => RootStatus::Unavailable(stop.to_string()),
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{fs, io};
 
+use halfmoon_channel::EngineSide;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 
@@ -28,12 +29,30 @@ const READ_BYTES: usize = 16 * 1024;
 const PRINTED_MAX_BYTES: usize = 64 * 1024;
 /// How often starting a binary that is still being written by somebody else is tried.
 const BUSY_TRIES_MAX: u32 = 20;
+/// Environment that workers get from the engine's own, for what they print.
+const ENVIRONMENT: [&str; 6] =
+    ["PATH", "LANG", "TZ", "RUST_LOG", "RUST_BACKTRACE", "HALFMOON_SPIN"];
 
 /// What a worker runs, for what it prints.
 pub(crate) type Label = Arc<Mutex<String>>;
 
+/// Who looks after workers. Nothing of it blocks; what becomes of it is told by [`Care::poll`].
+pub(crate) trait Care {
+    /// Starts a worker of the program at `path`, which takes up the channel.
+    fn spawn(&self, id: WorkerId, path: PathBuf, side: &EngineSide, label: Label);
+
+    /// Ends a worker.
+    fn kill(&self, id: WorkerId);
+
+    /// Puts a binary on disk.
+    fn store(&self, version: Version, binary: Vec<u8>);
+
+    /// What has happened since the last call.
+    fn poll(&self) -> Option<Event>;
+}
+
 /// What the thread is asked to do.
-pub(crate) enum Order {
+enum Order {
     Spawn { id: WorkerId, command: Command, label: Label },
     Kill(WorkerId),
     Store { version: Version, binary: Vec<u8> },
@@ -103,16 +122,37 @@ impl Nursery {
     }
 
     /// Asks for something. Never blocks.
-    pub(crate) fn order(&self, order: Order) {
+    fn order(&self, order: Order) {
         if self.orders.send(order).is_err() {
             tracing::error!("the thread that starts workers has ended");
         }
         // Full means that it was rung already.
         rustix::io::write(&self.bell, &1_u64.to_ne_bytes()).ok();
     }
+}
 
-    /// What has happened since the last call.
-    pub(crate) fn poll(&self) -> Option<Event> {
+impl Care for Nursery {
+    fn spawn(&self, id: WorkerId, path: PathBuf, side: &EngineSide, label: Label) {
+        let mut command = Command::new(path);
+        command.env_clear();
+        for name in ENVIRONMENT {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        side.inherit(&mut command);
+        self.order(Order::Spawn { id, command, label });
+    }
+
+    fn kill(&self, id: WorkerId) {
+        self.order(Order::Kill(id));
+    }
+
+    fn store(&self, version: Version, binary: Vec<u8>) {
+        self.order(Order::Store { version, binary });
+    }
+
+    fn poll(&self) -> Option<Event> {
         self.events.try_recv().ok()
     }
 }

@@ -1,24 +1,26 @@
 //! What the protocols ask for, carried out on the log and the state store.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use halfmoon_client::{AppendRequest, Appended, Lend, LogError, StateError, Value as Got, ValueIn};
+use halfmoon_client::{
+    AppendRequest, Appended, Appending, Lend, LogError, StateError, Value as Got, ValueIn,
+};
 use halfmoon_protocol::Ops;
 use halfmoon_protocol::ops::{Append, AppendOutcome, Base, Cell as ProtocolCell, Found, Object};
 use halfmoon_protocol::payload::{self, Kind};
 use halfmoon_wire::{CellTuple, InstanceId, RunId, SeqNum, Tag, VersionId};
 
-use crate::command::Appends;
 use crate::hot::Hot;
 use crate::metrics::{Metrics, count};
 use crate::pool::WorkerId;
-use crate::sync::Notify;
+use crate::tree::{Tree, UnderWay};
 use crate::value::{Landing, Value};
 
 /// How long one operation of the store, or a look-up of a record, may take.
@@ -26,15 +28,6 @@ const OPERATION_WITHIN_NS: u64 = 10_000_000_000;
 /// Whether storage nodes fold write records into bases and trim the log. Until they do, asking for
 /// a base is a round trip that always answers: none.
 const FOLDS: bool = false;
-
-/// What all attempts of one root's tree share on this engine.
-#[derive(Default)]
-pub(crate) struct Tree {
-    /// A callee must log and found no Init.
-    pub(crate) need_init: Notify,
-    /// Appends so far.
-    pub(crate) appends: Cell<Appends>,
-}
 
 /// The world of one attempt.
 #[derive(Clone)]
@@ -60,7 +53,63 @@ pub(crate) enum OpsError {
     ArenaFull,
 }
 
-type Posted = Pin<Box<dyn Future<Output = Result<AppendOutcome, OpsError>>>>;
+type Answer = Pin<Box<dyn Future<Output = Result<AppendOutcome, OpsError>>>>;
+/// An append without an answer: where it is until it has one.
+type Pending = Rc<RefCell<Option<(Appending, UnderWay)>>>;
+
+/// An append in the background. One that is dropped is left to the tree: it may still get into the
+/// log.
+pub(crate) struct Posted {
+    answer: Answer,
+    pending: Pending,
+    tree: Rc<Tree>,
+}
+
+impl Future for Posted {
+    type Output = Result<AppendOutcome, OpsError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context)
+    }
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        if let Some((append, under_way)) = self.pending.borrow_mut().take() {
+            self.tree.leave(append, under_way);
+        }
+    }
+}
+
+/// Waits for the answer, and takes the append out of `pending`.
+async fn answered(pending: &Pending) -> Result<Appended, LogError> {
+    std::future::poll_fn(|context| {
+        let mut pending = pending.borrow_mut();
+        let Some((append, _)) = pending.as_mut() else {
+            return Poll::Ready(Err(LogError::Unknown));
+        };
+        let answer = Pin::new(append).poll(context);
+        if answer.is_ready() {
+            pending.take();
+        }
+        answer
+    })
+    .await
+}
+
+impl OpsError {
+    /// Log or store cannot serve now: nobody's mistake, and no reason to give up.
+    pub(crate) const fn is_outage(self) -> bool {
+        match self {
+            Self::Log(error) => !matches!(error, LogError::TooLarge { .. }),
+            Self::State(error) => {
+                matches!(error, StateError::Unknown | StateError::Unavailable | StateError::Closed)
+            }
+            Self::Evicted => true,
+            Self::Invalid | Self::ArenaFull => false,
+        }
+    }
+}
 
 impl EngineOps {
     pub(crate) fn new(hot: Rc<Hot>, tree: Rc<Tree>) -> Self {
@@ -70,6 +119,11 @@ impl EngineOps {
     /// Values land in this worker's arena from here on.
     pub(crate) fn lands_at(&self, worker: WorkerId) {
         self.worker.set(Some(worker));
+    }
+
+    /// To be held while log or store is asked.
+    fn waits(&self) -> UnderWay {
+        self.tree.begins(self.hot.executor.now_ns())
     }
 
     fn deadline_ns(&self) -> u64 {
@@ -86,6 +140,7 @@ impl EngineOps {
         if let Some(found) = self.hot.log.with_cached(seq, see) {
             return Ok(found);
         }
+        let _waits = self.waits();
         let record = self.hot.log.record(seq, self.deadline_ns()).await?;
         Ok(see(record.view()))
     }
@@ -231,8 +286,13 @@ impl Ops for EngineOps {
         };
         let kind = payload::kind(&append.payload);
         let (ops, conditions) = (self.clone(), append.conditions.clone());
-        let answer = self.hot.log.append(&request);
-        Box::pin(async move { ops.outcome(answer.await, &conditions, kind).await })
+        let pending = Rc::new(RefCell::new(Some((self.hot.log.append(&request), self.waits()))));
+        let waited = Rc::clone(&pending);
+        let answer = async move {
+            let appended = answered(&waited).await;
+            ops.outcome(appended, &conditions, kind).await
+        };
+        Posted { answer: Box::pin(answer), pending, tree: Rc::clone(&self.tree) }
     }
 
     async fn stream(&self, tag: Tag) -> Result<Vec<Found>, OpsError> {
@@ -253,7 +313,11 @@ impl Ops for EngineOps {
     }
 
     async fn last(&self, tag: Tag, max: SeqNum) -> Result<Option<Found>, OpsError> {
-        match self.hot.log.read_prev(tag, max).await? {
+        let found = {
+            let _waits = self.waits();
+            self.hot.log.read_prev(tag, max).await?
+        };
+        match found {
             Some(seq) => Ok(Some(self.found(seq, tag).await?)),
             None => Ok(None),
         }
@@ -267,6 +331,7 @@ impl Ops for EngineOps {
         if seq == SeqNum::ZERO {
             return Ok(0);
         }
+        let _waits = self.waits();
         let record = self.hot.log.record(seq, self.deadline_ns()).await?;
         Ok(record.view().time_ns())
     }
@@ -276,6 +341,7 @@ impl Ops for EngineOps {
     }
 
     async fn get_cell(&self, object: &Object) -> Result<Option<ProtocolCell<Value>>, OpsError> {
+        let _waits = self.waits();
         let Object { table, key } = object;
         let deadline_ns = self.deadline_ns();
         let (cell, room) =
@@ -292,6 +358,8 @@ impl Ops for EngineOps {
         tuple: CellTuple,
         value: Option<&Value>,
     ) -> Result<(), OpsError> {
+        let _waits = self.waits();
+        self.tree.acts();
         let value = value.map(value_in);
         let Object { table, key } = object;
         Ok(self.hot.state.put_cell(table, key, tuple, value, self.deadline_ns()).await?)
@@ -302,6 +370,7 @@ impl Ops for EngineOps {
         object: &Object,
         version: VersionId,
     ) -> Result<Option<Value>, OpsError> {
+        let _waits = self.waits();
         let Object { table, key } = object;
         let deadline_ns = self.deadline_ns();
         let (value, room) = self
@@ -316,6 +385,7 @@ impl Ops for EngineOps {
         version: VersionId,
         value: &Value,
     ) -> Result<(), OpsError> {
+        let _waits = self.waits();
         let Object { table, key } = object;
         let value = value_in(value);
         Ok(self.hot.state.put_version(table, key, version, value, self.deadline_ns()).await?)

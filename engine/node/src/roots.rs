@@ -1,33 +1,26 @@
 //! The life of a root on this engine: started, attempted until it ends or has failed too often,
 //! parked and resumed; whoever waits for it is answered once.
 
+mod attempts;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use halfmoon_protocol::call::{self, Input};
-use halfmoon_protocol::finish::{Ending, Finish};
-use halfmoon_protocol::root::{self, Reload, Request, Start, Started};
-use halfmoon_protocol::{Attempt, Refused, Stop};
-use halfmoon_wire::{InstanceId, SeqNum};
+use halfmoon_protocol::root::Request;
+use halfmoon_wire::{InstanceId, RunId, SeqNum};
 use tokio::sync::oneshot;
 
-use crate::command::{Consistency, Invoke, Invoked, Wait};
-use crate::hot::{Hot, ROOTS_MAX, ended};
+use crate::command::{Invoke, Invoked, Wait};
+use crate::hot::{Hot, ROOTS_MAX};
 use crate::ids::fingerprint;
-use crate::manifest::{ATTEMPTS_DEFAULT, Version};
-use crate::metrics::count;
-use crate::names::{DEFAULT_NAMESPACE, FunctionName};
-use crate::ops::{EngineOps, Tree};
-use crate::pool;
-use crate::registry::Function;
-use crate::session::{self, Halt, Lost, Plan};
 use crate::sync::Notify;
+use crate::tree::Tree;
 use crate::value::Value;
-use crate::workers::AcquireError;
 
-/// How often an attempt may start over without any of them having failed, before it counts as a
-/// failure: each time somebody else was faster, so many in a row are a mistake somewhere.
-const RESTARTS_MAX: u32 = 64;
+/// Requests with another input that may wait until the log says what a root runs.
+const RIVALS_MAX: usize = 64;
+/// A wait for log or store that is shown, in ns: far longer than any that is usual.
+const WAITS_SHOWN_NS: u64 = 1_000_000_000;
 
 /// Where a root comes from.
 pub(crate) enum Origin {
@@ -39,6 +32,9 @@ pub(crate) enum Origin {
     Log,
 }
 
+/// By what a request is told from one that reuses its key: function, and fingerprint of the input.
+type Asked = (String, u128);
+
 /// A root that is unfinished here.
 pub(crate) struct Root {
     pub(crate) id: InstanceId,
@@ -48,52 +44,70 @@ pub(crate) struct Root {
     pub(crate) attempts: Cell<u32>,
     /// The error for which it is parked.
     pub(crate) parked: RefCell<Option<String>>,
-    pub(crate) resume: Notify,
+    resume: Notify,
+    /// Why its last attempt did not end.
+    trouble: RefCell<Option<String>>,
+    tree: Rc<Tree>,
     origin: RefCell<Option<Origin>>,
-    /// What a request under the same key must have.
-    input: Option<(String, u128)>,
+    /// What it runs. `None`: what the log says, which was not looked at yet.
+    asked: RefCell<Option<Asked>>,
+    /// The run of the attempt under way, or of the last.
+    run: Cell<Option<RunId>>,
     waiters: RefCell<Vec<(Wait, oneshot::Sender<Invoked>)>>,
+    /// Requests under its key with another input than it runs, as long as the log does not say
+    /// whose the key is.
+    rivals: RefCell<Vec<(Invoke, oneshot::Sender<Invoked>)>>,
     /// What its waiters were answered: whoever asks again before its Finish is committed hears the
     /// same.
     answered: RefCell<Option<Invoked>>,
     accepted: Cell<bool>,
     keyed: Cell<bool>,
-    tree: Rc<Tree>,
 }
 
-/// What an attempt's end means for its root.
-enum Next {
-    Done,
-    Again,
-    Failed(String),
-    Park(String),
+/// What a request under a root's key is to it.
+enum Claim {
+    /// The same request.
+    Same,
+    /// The key is another request's: so says the log.
+    Reused,
+    /// The log does not say yet.
+    Open,
 }
 
 impl Root {
     pub(crate) fn new(id: InstanceId, origin: Origin, floor: SeqNum) -> Rc<Self> {
-        let (input, keyed) = match &origin {
-            Origin::Client(invoke) => {
-                let input = (invoke.function.to_string(), fingerprint(&invoke.input));
-                (Some(input), invoke.keyed)
-            }
+        let (asked, keyed) = match &origin {
+            Origin::Client(invoke) => (Some(asked(invoke)), invoke.keyed),
             Origin::Request(request) => (None, request.keyed),
             Origin::Log => (None, true),
         };
         Rc::new(Self {
             id,
             floor: Cell::new(floor),
-            function: RefCell::new(input.as_ref().map(|(function, _)| function.clone())),
+            function: RefCell::new(asked.as_ref().map(|(function, _)| function.clone())),
             attempts: Cell::new(0),
             parked: RefCell::default(),
             resume: Notify::default(),
+            trouble: RefCell::default(),
+            tree: Rc::default(),
             origin: RefCell::new(Some(origin)),
-            input,
+            asked: RefCell::new(asked),
+            run: Cell::new(None),
             waiters: RefCell::default(),
+            rivals: RefCell::default(),
             answered: RefCell::default(),
             accepted: Cell::new(false),
             keyed: Cell::new(keyed),
-            tree: Rc::default(),
         })
+    }
+
+    /// Takes it up again if it is parked; whether it was.
+    pub(crate) fn take_up(&self) -> bool {
+        let was_parked = self.parked.borrow_mut().take().is_some();
+        if was_parked {
+            self.resume.notify();
+        }
+        was_parked
     }
 
     fn wait(&self, wait: Wait, reply: oneshot::Sender<Invoked>) {
@@ -121,49 +135,94 @@ impl Root {
         self.waiters.borrow().iter().any(|(wait, _)| *wait == Wait::Accepted)
     }
 
+    /// What keeps it from ending: an answer that log or store owe it, or why its last attempt broke
+    /// off.
+    pub(crate) fn trouble(&self, now_ns: u64) -> Option<String> {
+        let waits_ns = self.tree.waits_ns(now_ns);
+        if waits_ns < WAITS_SHOWN_NS {
+            return self.trouble.borrow().clone();
+        }
+        let waits_s = waits_ns / 1_000_000_000;
+        Some(format!("the log or the state store has not answered for {waits_s} s"))
+    }
+
+    /// What a request under its key is to it.
+    fn claim(&self, hot: &Hot, wanted: &Asked) -> Claim {
+        let (log, own) = (hot.asked(self.id), self.asked.borrow());
+        match (&log, &*own) {
+            (Some(log), _) if log != wanted => Claim::Reused,
+            // It runs what has lost, and ends when it learns of that.
+            (Some(_), Some(own)) if own != wanted => Claim::Open,
+            (Some(_), _) => Claim::Same,
+            (None, Some(own)) if own == wanted => Claim::Same,
+            (None, _) => Claim::Open,
+        }
+    }
+
     /// Nobody waits for its reply any more, and nothing of it is in the log.
     fn is_forgotten(&self) -> bool {
         let waiters = self.waiters.borrow();
         !self.keyed.get()
             && !self.accepted.get()
-            && self.input.is_some()
+            && self.asked.borrow().is_some()
             && waiters.iter().all(|(_, reply)| reply.is_closed())
     }
+}
+
+fn asked(invoke: &Invoke) -> Asked {
+    (invoke.function.to_string(), fingerprint(&invoke.input))
 }
 
 /// A client's request: joins the root if it is here, else begins it.
 pub(crate) fn invoke(hot: &Rc<Hot>, invoke: Invoke, reply: oneshot::Sender<Invoked>) {
     let known = hot.roots.borrow().get(&invoke.id).cloned();
     if let Some(root) = known {
-        join(&root, &invoke, reply);
+        join(hot, &root, invoke, reply);
         return;
     }
-    if hot.stopping.get() {
-        reply.send(Invoked::Unavailable("the engine is stopping".to_owned())).ok();
-        return;
-    }
-    if hot.roots.borrow().len() >= ROOTS_MAX {
-        let why = format!("{ROOTS_MAX} invocations are unfinished here");
-        reply.send(Invoked::Overloaded(why)).ok();
+    let refusal = if hot.stopping.get() {
+        Some(Invoked::Unavailable("the engine is stopping".to_owned()))
+    } else if !hot.caught_up.get() {
+        // What it knows of this root may be long out of date.
+        let why = "the engine has not seen the end of the log yet";
+        Some(Invoked::Unavailable(why.to_owned()))
+    } else if hot.roots.borrow().len() >= ROOTS_MAX {
+        Some(Invoked::Overloaded(format!("{ROOTS_MAX} invocations are unfinished here")))
+    } else {
+        None
+    };
+    if let Some(refusal) = refusal {
+        reply.send(refusal).ok();
         return;
     }
     let (id, wait) = (invoke.id, invoke.wait);
     let root = Root::new(id, Origin::Client(Box::new(invoke)), hot.log.applied());
     root.wait(wait, reply);
-    begin(hot, root);
+    if !begin(hot, &root) {
+        root.answer(&Invoked::Overloaded("too many tasks run on this engine".to_owned()));
+    }
 }
 
-fn join(root: &Root, invoke: &Invoke, reply: oneshot::Sender<Invoked>) {
-    let same = root.input.as_ref().is_none_or(|(function, input)| {
-        *function == invoke.function.to_string() && *input == fingerprint(&invoke.input)
-    });
+fn join(hot: &Hot, root: &Root, invoke: Invoke, reply: oneshot::Sender<Invoked>) {
+    let claim = root.claim(hot, &asked(&invoke));
     let (parked, answered) = (root.parked.borrow().clone(), root.answered.borrow().clone());
-    let now = match (parked, answered) {
-        _ if !same => Invoked::KeyReused,
-        (Some(error), _) => Invoked::Parked { error },
-        (None, _) if invoke.wait == Wait::Accepted && root.accepted.get() => Invoked::Accepted,
-        (None, Some(outcome)) => outcome,
-        (None, None) => {
+    let now = match (claim, parked, answered) {
+        (Claim::Reused, ..) => Invoked::KeyReused,
+        (_, Some(error), _) => Invoked::Parked { error },
+        (Claim::Open, None, _) => {
+            let mut rivals = root.rivals.borrow_mut();
+            rivals.retain(|(_, reply)| !reply.is_closed());
+            if rivals.len() < RIVALS_MAX {
+                rivals.push((invoke, reply));
+                return;
+            }
+            Invoked::Overloaded("too many requests with different inputs bear this key".to_owned())
+        }
+        (Claim::Same, None, _) if invoke.wait == Wait::Accepted && root.accepted.get() => {
+            Invoked::Accepted
+        }
+        (Claim::Same, None, Some(outcome)) => outcome,
+        (Claim::Same, None, None) => {
             root.wait(invoke.wait, reply);
             return;
         }
@@ -171,257 +230,48 @@ fn join(root: &Root, invoke: &Invoke, reply: oneshot::Sender<Invoked>) {
     reply.send(now).ok();
 }
 
-/// Starts a root's task.
-pub(crate) fn begin(hot: &Rc<Hot>, root: Rc<Root>) {
-    hot.roots.borrow_mut().insert(root.id, Rc::clone(&root));
+/// The log says now what a root runs: so requests with another input are told.
+pub(crate) fn decided(hot: &Hot, root: &Root) {
+    for (invoke, reply) in root.rivals.take() {
+        join(hot, root, invoke, reply);
+    }
+}
+
+/// Starts a root's task; false when there is no room for it.
+pub(crate) fn begin(hot: &Rc<Hot>, root: &Rc<Root>) -> bool {
+    hot.roots.borrow_mut().insert(root.id, Rc::clone(root));
     let task = {
-        let (hot, root) = (Rc::clone(hot), Rc::clone(&root));
-        async move {
-            Box::pin(live(&hot, &root)).await;
-            hot.roots.borrow_mut().remove(&root.id);
-        }
+        let (hot, root) = (Rc::clone(hot), Rc::clone(root));
+        async move { run(&hot, root).await }
     };
-    if hot.executor.spawn(task).is_err() {
+    let begun = hot.executor.spawn(task).is_ok();
+    if !begun {
         hot.roots.borrow_mut().remove(&root.id);
-        root.answer(&Invoked::Overloaded("too many tasks run on this engine".to_owned()));
     }
+    begun
 }
 
-async fn live(hot: &Rc<Hot>, root: &Rc<Root>) {
-    let request = match prepare(hot, root).await {
-        Ok(request) => request,
-        Err(outcome) => {
-            root.answer(&outcome);
-            return;
-        }
-    };
-    let (mut failures, mut restarts) = (0, 0);
+/// Runs a root, and again as long as it is this engine's to end: it may have been inherited while
+/// a request for it was under way here, which then came to nothing.
+async fn run(hot: &Rc<Hot>, mut root: Rc<Root>) {
+    let mut times = 0;
     loop {
-        root.attempts.set(root.attempts.get() + 1);
-        count(&hot.metrics.attempts_total);
-        let next = attempt(hot, root, request.clone()).await;
-        let error = match next {
-            Next::Done => return,
-            Next::Again if restarts < RESTARTS_MAX => {
-                restarts += 1;
-                continue;
-            }
-            Next::Again => "it was started over too often".to_owned(),
-            Next::Park(error) => {
-                park(hot, root, &error).await;
-                (failures, restarts) = (0, 0);
-                continue;
-            }
-            Next::Failed(error) => error,
-        };
-        failures += 1;
-        tracing::info!(root = %root.id, failures, error, "an attempt failed");
-        if failures < max_attempts(hot, root) {
-            hot.executor.sleep(hot.backoff_ns(failures)).await;
-        } else if has_trace(hot, root) {
-            park(hot, root, &error).await;
-            (failures, restarts) = (0, 0);
-        } else {
-            root.answer(&Invoked::GaveUp { error });
+        Box::pin(attempts::live(hot, &root)).await;
+        hot.roots.borrow_mut().remove(&root.id);
+        for (rival, reply) in root.rivals.take() {
+            invoke(hot, rival, reply);
+        }
+        if hot.own(root.id).is_none() {
             return;
         }
-        if root.is_forgotten() && !has_trace(hot, root) {
+        times += 1;
+        hot.executor.sleep(hot.backoff_ns(times)).await;
+        // Meanwhile it may have ended, or be run by another task: then that one's end comes here.
+        let Some(floor) = hot.own(root.id) else { return };
+        if hot.stopping.get() || hot.roots.borrow().contains_key(&root.id) {
             return;
         }
+        root = Root::new(root.id, Origin::Log, floor);
+        hot.roots.borrow_mut().insert(root.id, Rc::clone(&root));
     }
-}
-
-/// Looks up what the client asked for, as of where the root starts.
-async fn prepare(hot: &Rc<Hot>, root: &Root) -> Result<Option<Request<Value>>, Invoked> {
-    let origin = root.origin.borrow_mut().take();
-    let invoke = match origin {
-        Some(Origin::Client(invoke)) => *invoke,
-        Some(Origin::Request(request)) => return Ok(Some(*request)),
-        Some(Origin::Log) | None => return Ok(None),
-    };
-    let unavailable = |error: halfmoon_client::LogError| Invoked::Unavailable(error.to_string());
-    let mut cursor = invoke.cursor;
-    if invoke.consistency == Consistency::Linearizable {
-        cursor = cursor.max(hot.log.tail().await.map_err(unavailable)?);
-    }
-    hot.log.wait_applied(cursor).await.map_err(unavailable)?;
-    root.floor.set(hot.log.applied());
-    let find = || {
-        let registry = hot.registry.borrow();
-        registry.function(&invoke.function, root.floor.get()).cloned()
-    };
-    let function = match find() {
-        Some(function) => function,
-        None => {
-            // It may have been deployed through another engine a moment ago.
-            let tail = hot.log.tail().await.map_err(unavailable)?;
-            hot.log.wait_applied(tail).await.map_err(unavailable)?;
-            root.floor.set(hot.log.applied());
-            find().ok_or_else(|| Invoked::Unknown(hot.registry.borrow().near(&invoke.function)))?
-        }
-    };
-    let mode = hot.registry.borrow().mode(function.name.namespace());
-    Ok(Some(Request {
-        function: function.name.to_string(),
-        version: function.version.0,
-        input: Input { fingerprint: fingerprint(&invoke.input), value: Value::from(invoke.input) },
-        mode,
-        keyed: invoke.keyed,
-        read_only: function.spec.read_only,
-    }))
-}
-
-async fn attempt(hot: &Rc<Hot>, root: &Rc<Root>, request: Option<Request<Value>>) -> Next {
-    let ops = EngineOps::new(Rc::clone(hot), Rc::clone(&root.tree));
-    let start = Start { root: root.id, cursor: root.floor.get(), request };
-    let attempt = match root::start(ops, start).await {
-        Ok(Started::Run(attempt)) => attempt,
-        Ok(Started::Ended(ended)) => {
-            reply(hot, root, &ended);
-            return Next::Done;
-        }
-        Ok(Started::Nothing) => return Next::Done,
-        Err(stop) => return stopped(hot, root, stop).await,
-    };
-    match Box::pin(run(hot, root, attempt)).await {
-        Ok(Ending { outcome, finish }) => {
-            reply(hot, root, &outcome.ended);
-            match finish {
-                Some(finish) => finished(hot, root, finish).await,
-                None => Next::Done,
-            }
-        }
-        Err(Lost::Stop(stop)) => stopped(hot, root, stop).await,
-        Err(Lost::NoWorker(error)) => no_worker(hot, root, error),
-        Err(Lost::Failed(error)) => Next::Failed(error),
-    }
-}
-
-async fn run(
-    hot: &Rc<Hot>,
-    root: &Root,
-    mut attempt: Box<Attempt<EngineOps>>,
-) -> Result<Ending<EngineOps>, Lost> {
-    let identity = attempt.identity();
-    root.floor.set(identity.floor);
-    *root.function.borrow_mut() = Some(identity.function.clone());
-    let function = function_of(hot, &identity.function, Version(identity.version), identity.floor)
-        .ok_or_else(|| Lost::Failed(format!("{} is not deployed any more", identity.function)))?;
-    if root.wants_acceptance() {
-        attempt.ensure_init().await.map_err(Lost::Stop)?;
-        root.accept();
-    }
-    let plan = Plan { function, above: Rc::default(), number: root.attempts.get() };
-    session::run(hot, &root.tree, plan, attempt).await
-}
-
-/// The function that a root runs: the version in its Init, whatever was deployed since.
-fn function_of(hot: &Hot, function: &str, version: Version, cursor: SeqNum) -> Option<Function> {
-    let name = FunctionName::parse(function, DEFAULT_NAMESPACE).ok()?;
-    let registry = hot.registry.borrow();
-    registry.function_of(&name, version).or_else(|| registry.function(&name, cursor)).cloned()
-}
-
-fn reply(hot: &Hot, root: &Root, end: &call::Ended<Value>) {
-    let ended = ended(end.status, &end.result);
-    count(&hot.metrics.roots_finished_total);
-    if matches!(ended, crate::command::Ended::Failed(_)) {
-        count(&hot.metrics.roots_failed_total);
-    }
-    // What the caller wrote may lie beyond its cursor only as cells, which need no bound.
-    let cursor = end.point.cursor;
-    hot.remember(root.id, &ended, cursor);
-    root.answer(&Invoked::Ended { ended, cursor, appends: root.tree.appends.get() });
-}
-
-/// The reply is given; the end is logged, again and again if need be.
-async fn finished(hot: &Rc<Hot>, root: &Rc<Root>, finish: Finish<EngineOps>) -> Next {
-    match finish.append().await {
-        Ok(()) | Err(Stop::RunLost | Stop::Ended(_)) => Next::Done,
-        // Finished by a peer and folded away, or never begun.
-        Err(Stop::RootGone) => Next::Done,
-        Err(stop) => {
-            if !has_trace(hot, root) {
-                return Next::Done;
-            }
-            stopped(hot, root, stop).await
-        }
-    }
-}
-
-async fn stopped(hot: &Rc<Hot>, root: &Root, stop: Halt) -> Next {
-    match stop {
-        Stop::RunLost => Next::Again,
-        Stop::Ended(ended) => {
-            reply(hot, root, &ended);
-            Next::Done
-        }
-        // Told by an operation between attempts; the next attempt meets it again and ends it.
-        Stop::Cancelled => Next::Failed("cancelled while it was starting".to_owned()),
-        Stop::RootGone | Stop::SnapshotTooOld => reload(hot, root).await,
-        Stop::Fault(fault) => Next::Park(fault.to_string()),
-        Stop::Refused(Refused::KeyReused) => {
-            root.answer(&Invoked::KeyReused);
-            Next::Done
-        }
-        Stop::Refused(refused) => Next::Failed(refused.to_string()),
-        Stop::Ops(error) => Next::Failed(error.to_string()),
-    }
-}
-
-async fn reload(hot: &Rc<Hot>, root: &Root) -> Next {
-    let ops = EngineOps::new(Rc::clone(hot), Rc::clone(&root.tree));
-    let seen = async {
-        let tail = hot.log.tail().await?;
-        hot.log.wait_applied(tail).await
-    };
-    if let Err(error) = seen.await {
-        return Next::Failed(error.to_string());
-    }
-    match root::reload(&ops, root.id).await {
-        Ok(Reload::Ended(ended)) => {
-            reply(hot, root, &ended);
-            Next::Done
-        }
-        Ok(Reload::StartOver) => {
-            root.floor.set(hot.log.applied());
-            Next::Again
-        }
-        Err(stop) => Next::Park(stop.to_string()),
-    }
-}
-
-fn no_worker(hot: &Hot, root: &Root, error: AcquireError) -> Next {
-    let full = matches!(error, AcquireError::Refused(pool::Refused::QueueFull { .. }));
-    if full && !has_trace(hot, root) {
-        root.answer(&Invoked::Overloaded(error.to_string()));
-        return Next::Done;
-    }
-    Next::Failed(error.to_string())
-}
-
-/// Waits until somebody resumes it.
-async fn park(hot: &Hot, root: &Root, error: &str) {
-    tracing::error!(root = %root.id, error, "parked; POST /v1/invocations/{}/resume", root.id);
-    hot.parked();
-    *root.parked.borrow_mut() = Some(error.to_owned());
-    root.answer(&Invoked::Parked { error: error.to_owned() });
-    root.answered.replace(None);
-    root.resume.notified().await;
-    root.parked.borrow_mut().take();
-}
-
-/// Whether the log has an Init of it.
-fn has_trace(hot: &Hot, root: &Root) -> bool {
-    hot.intents.borrow().find(root.id).is_some()
-}
-
-fn max_attempts(hot: &Hot, root: &Root) -> u32 {
-    let function = root.function.borrow();
-    let declared = function.as_ref().and_then(|function| {
-        let name = FunctionName::parse(function, DEFAULT_NAMESPACE).ok()?;
-        let registry = hot.registry.borrow();
-        registry.function(&name, SeqNum::MAX).map(|function| function.spec.max_attempts)
-    });
-    declared.unwrap_or(ATTEMPTS_DEFAULT).max(1)
 }

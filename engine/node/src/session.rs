@@ -16,10 +16,11 @@ use crate::asked::{Asked, Finished, Said, arena_full, refusal};
 use crate::hot::Hot;
 use crate::metrics::count;
 use crate::names::FunctionName;
-use crate::ops::{EngineOps, OpsError, Tree};
+use crate::ops::{EngineOps, OpsError};
 use crate::pool::Want;
 use crate::registry::Function;
 use crate::sync::{Either, first_of};
+use crate::tree::Tree;
 use crate::value::Value;
 use crate::workers::{AcquireError, Lease, Running, Way, WorkerLost};
 
@@ -27,6 +28,9 @@ use calls::{Call, Handles};
 
 /// How long a worker may take to unwind an attempt that is over, in ns.
 const UNWIND_WITHIN_NS: u64 = 2_000_000_000;
+/// An attempt that is over its time while log or store have owed it an answer for so long, in ns,
+/// was held up by them. Or half its time, if that is less.
+const OUTAGE_AFTER_NS: u64 = 1_000_000_000;
 
 pub(crate) type Halt = Stop<Value, OpsError>;
 
@@ -36,6 +40,8 @@ pub(crate) enum Lost {
     Stop(Halt),
     /// No worker was had.
     NoWorker(AcquireError),
+    /// Log or store did not answer in time: attempt again, for as long as it takes.
+    Outage(String),
     /// The worker or the function failed: attempt again.
     Failed(String),
 }
@@ -99,10 +105,18 @@ pub(crate) async fn run(
         calls: BTreeMap::new(),
         handles: Handles::default(),
     };
-    match hot.executor.timeout_at(deadline_ns, Box::pin(session.drive(limit_ms))).await {
-        Ok(outcome) => outcome,
-        // The session is gone, and its lease has killed the worker.
-        Err(_) => Err(Lost::Failed(format!("{name} did not end within {limit_ms} ms"))),
+    let mut driven = Box::pin(session.drive(limit_ms));
+    match first_of(driven.as_mut(), hot.executor.sleep_until(deadline_ns)).await {
+        Either::First(outcome) => outcome,
+        // The session goes, and its lease kills the worker.
+        Either::Second(()) => {
+            let late = format!("{name} did not end within {limit_ms} ms");
+            let patience_ns = OUTAGE_AFTER_NS.min(limit_ms * 1_000_000 / 2);
+            if tree.waits_ns(hot.executor.now_ns()) < patience_ns {
+                return Err(Lost::Failed(late));
+            }
+            Err(Lost::Outage(format!("{late}, as the log or the state store did not answer")))
+        }
     }
 }
 
@@ -152,16 +166,13 @@ impl Session {
         }
     }
 
-    /// The next message; meanwhile Init is sent if a callee needs it.
+    /// The next message; meanwhile Init is looked after.
     async fn next(&mut self) -> Result<Said, Broken> {
-        if !self.is_root() {
-            return Ok(self.lease.next().await?);
-        }
-        loop {
-            match first_of(self.lease.next(), self.tree.need_init.notified()).await {
-                Either::First(said) => return Ok(said?),
-                Either::Second(()) => self.attempt.send_init().await?,
-            }
+        let is_root = self.is_root();
+        let Self { lease, tree, attempt, .. } = self;
+        match is_root {
+            true => Ok(minding_init(tree, attempt, lease.next()).await??),
+            false => Ok(lease.next().await?),
         }
     }
 
@@ -238,7 +249,10 @@ impl Session {
                 SideEffect::Recorded(value) => {
                     self.lease.reply_value(id, &value, Way::Value)?;
                 }
-                SideEffect::Run => self.lease.reply(id, &Answer::Go)?,
+                SideEffect::Run => {
+                    self.tree.acts();
+                    self.lease.reply(id, &Answer::Go)?;
+                }
             },
             Asked::SideEffectDone { result } => {
                 let own = result.here();
@@ -321,6 +335,24 @@ impl Session {
 
     fn unwind(self, why: EndReason) {
         unwind(&self.hot, self.lease, why);
+    }
+}
+
+/// Waits for something in the session of a root. Meanwhile Init is sent if a callee needs it, and
+/// one that was sent is answered: a callee waits in vain for one that was refused.
+async fn minding_init<T>(
+    tree: &Tree,
+    attempt: &mut Attempt<EngineOps>,
+    wait: impl Future<Output = T>,
+) -> Result<T, Halt> {
+    let mut wait = std::pin::pin!(wait);
+    loop {
+        let asked = first_of(tree.need_init.notified(), attempt.watch_init());
+        match first_of(wait.as_mut(), asked).await {
+            Either::First(done) => return Ok(done),
+            Either::Second(Either::First(())) => attempt.send_init().await?,
+            Either::Second(Either::Second(answered)) => answered?,
+        }
     }
 }
 

@@ -85,6 +85,7 @@ fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
                 "attempts": root.attempts.get(),
                 "cursor": root.floor.get().0,
                 "parked": *parked,
+                "trouble": root.trouble(hot.executor.now_ns()),
             })
         })
         .collect();

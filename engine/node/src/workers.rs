@@ -1,6 +1,6 @@
 //! Worker processes and their channels, on the hot thread.
 //!
-//! [`Pool`] decides, the [`Nursery`] starts and buries, and this holds the channel of each worker.
+//! [`Pool`] decides, the nursery ([`Care`]) starts and buries, and this holds the channel of each worker.
 //! A session has a worker by a [`Lease`]; a lease that ends in the middle of an invocation kills
 //! the worker, so that what it still does reaches nobody.
 
@@ -9,7 +9,6 @@ mod lease;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -25,7 +24,7 @@ use crate::binaries::Binaries;
 use crate::manifest::Version;
 use crate::metrics::{Metrics, count};
 use crate::names::FunctionName;
-use crate::nursery::{Event, Label, Nursery, Order};
+use crate::nursery::{Care, Event, Label};
 use crate::pool::{Action, Pool, PoolConfig, Refused, Ticket, Want, WorkerId};
 use crate::sync::{Give, Notify, slot};
 
@@ -33,15 +32,16 @@ pub(crate) use lease::{Lease, Way};
 
 /// State buffers that a function may hold on to after its end; beyond that its worker is replaced.
 const HELD_MAX: usize = 64;
-/// Environment that workers get from the engine's own, for what they print.
-const ENVIRONMENT: [&str; 6] =
-    ["PATH", "LANG", "TZ", "RUST_LOG", "RUST_BACKTRACE", "HALFMOON_SPIN"];
 
 /// Makes memory known to peers.
 pub(crate) trait Expose {
     fn expose(&mut self, memory: Arc<dyn Memory>) -> Result<RegionId, ExposeError>;
     fn withdraw(&mut self, region: RegionId);
 }
+
+/// How long a process may take from its start to its hello. Far longer than any that is sound
+/// needs on a busy machine, as whoever waits for it waits so long.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 /// No worker was had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,6 +50,8 @@ pub(crate) enum AcquireError {
     Refused(#[from] Refused),
     #[error("its binary does not start: {0}")]
     DoesNotStart(String),
+    #[error("{0}")]
+    NoBinary(String),
     #[error("the engine is stopping")]
     Stopping,
 }
@@ -84,6 +86,8 @@ struct Live {
     side: EngineSide,
     region: Option<RegionId>,
     pid: Option<u32>,
+    /// When it must have said hello, once its process runs.
+    hello_by: Option<Duration>,
     version: Version,
     label: Label,
     notify: Rc<Notify>,
@@ -91,23 +95,28 @@ struct Live {
     killed: bool,
 }
 
+/// Where an invocation waits for a worker.
+type GiveWorker = Give<Result<WorkerId, AcquireError>>;
+
 /// All workers of an engine.
 pub(crate) struct Workers {
     pool: RefCell<Pool>,
     live: RefCell<BTreeMap<WorkerId, Live>>,
-    tickets: RefCell<BTreeMap<Ticket, Give<Result<WorkerId, AcquireError>>>>,
+    tickets: RefCell<BTreeMap<Ticket, (Version, GiveWorker)>>,
     /// Processes that wait for their binary.
     awaiting: RefCell<BTreeMap<Version, Vec<WorkerId>>>,
     deaths: RefCell<VecDeque<(WorkerId, String)>>,
-    start_errors: RefCell<BTreeMap<Version, String>>,
+    /// Why a binary did not start, the last time that it did not.
+    start_errors: RefCell<BTreeMap<Version, AcquireError>>,
     withdrawn: RefCell<Vec<RegionId>>,
     inbox: RefCell<Inbox>,
-    nursery: Nursery,
+    nursery: Box<dyn Care>,
     doorbell: Doorbell,
     binaries: Binaries,
     metrics: Arc<Metrics>,
     next_ticket: Cell<u64>,
     stopping: Cell<bool>,
+    now: Cell<Duration>,
 }
 
 /// Deaths that are remembered, for sessions that have yet to notice.
@@ -116,7 +125,7 @@ const DEATHS_MAX: usize = 256;
 impl Workers {
     pub(crate) fn new(
         config: PoolConfig,
-        nursery: Nursery,
+        nursery: Box<dyn Care>,
         doorbell: Doorbell,
         binaries: Binaries,
         metrics: Arc<Metrics>,
@@ -136,6 +145,7 @@ impl Workers {
             metrics,
             next_ticket: Cell::new(0),
             stopping: Cell::new(false),
+            now: Cell::new(Duration::ZERO),
         })
     }
 
@@ -147,7 +157,7 @@ impl Workers {
         let ticket = Ticket(self.next_ticket.get());
         self.next_ticket.set(ticket.0 + 1);
         let (give, got) = slot();
-        self.tickets.borrow_mut().insert(ticket, give);
+        self.tickets.borrow_mut().insert(ticket, (want.version, give));
         let mut withdraw = Withdraw { workers: self, ticket: Some(ticket) };
         self.pool.borrow_mut().request(ticket, want)?;
         let id = got.await.unwrap_or(Err(AcquireError::Stopping))?;
@@ -173,16 +183,16 @@ impl Workers {
                 None => break,
                 Some(Action::Spawn(id, version)) => {
                     if let Err(error) = self.prepare(id, version, lanes, &mut wanted) {
-                        self.not_started(id, version, error);
+                        self.not_started(id, version, AcquireError::DoesNotStart(error));
                     }
                 }
                 Some(Action::Assign(ticket, id)) => {
                     match self.tickets.borrow_mut().remove(&ticket) {
-                        Some(give) => give.give(Ok(id)),
+                        Some((_, give)) => give.give(Ok(id)),
                         None => self.pool.borrow_mut().released(id),
                     }
                 }
-                Some(Action::Stop(id)) => self.nursery.order(Order::Kill(id)),
+                Some(Action::Stop(id)) => self.nursery.kill(id),
                 Some(Action::Fail(ticket)) => self.fail(ticket),
             }
         }
@@ -195,10 +205,9 @@ impl Workers {
     }
 
     fn fail(&self, ticket: Ticket) {
-        let why = self.start_errors.borrow().values().next_back().cloned();
-        if let Some(give) = self.tickets.borrow_mut().remove(&ticket) {
-            give.give(Err(AcquireError::DoesNotStart(why.unwrap_or_default())));
-        }
+        let Some((version, give)) = self.tickets.borrow_mut().remove(&ticket) else { return };
+        let why = self.start_errors.borrow().get(&version).cloned();
+        give.give(Err(why.unwrap_or_else(|| AcquireError::DoesNotStart(String::new()))));
     }
 
     fn prepare(
@@ -215,6 +224,7 @@ impl Workers {
             side,
             region: Some(region),
             pid: None,
+            hello_by: None,
             version,
             label: Label::default(),
             notify: Rc::default(),
@@ -239,22 +249,14 @@ impl Workers {
     fn spawn(&self, id: WorkerId, path: PathBuf) {
         let live = self.live.borrow();
         let Some(worker) = live.get(&id) else { return };
-        let mut command = Command::new(path);
-        command.env_clear();
-        for name in ENVIRONMENT {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        worker.side.inherit(&mut command);
         count(&self.metrics.workers_started_total);
-        self.nursery.order(Order::Spawn { id, command, label: Arc::clone(&worker.label) });
+        self.nursery.spawn(id, path, &worker.side, Arc::clone(&worker.label));
     }
 
     /// A binary was fetched, or cannot be.
-    pub(crate) fn fetched(&self, version: Version, outcome: Result<Vec<u8>, String>) {
+    pub(crate) fn fetched(&self, version: Version, outcome: Result<Vec<u8>, AcquireError>) {
         match outcome {
-            Ok(binary) => self.nursery.order(Order::Store { version, binary }),
+            Ok(binary) => self.nursery.store(version, binary),
             Err(error) => {
                 let waiting = self.awaiting.borrow_mut().remove(&version).unwrap_or_default();
                 for id in waiting {
@@ -264,10 +266,11 @@ impl Workers {
         }
     }
 
-    fn not_started(&self, id: WorkerId, version: Version, error: String) {
-        tracing::warn!(%version, error, "a worker does not start");
-        self.start_errors.borrow_mut().insert(version, error.clone());
-        self.gone(id, error);
+    fn not_started(&self, id: WorkerId, version: Version, error: AcquireError) {
+        tracing::warn!(%version, %error, "a worker does not start");
+        let why = error.to_string();
+        self.start_errors.borrow_mut().insert(version, error);
+        self.gone(id, why);
     }
 
     fn gone(&self, id: WorkerId, why: String) {
@@ -285,14 +288,22 @@ impl Workers {
 
     /// Takes note of what the nursery and the workers say. Cheap when they say nothing.
     pub(crate) fn turn(&self, now: Duration) {
+        self.now.set(now);
         self.pool.borrow_mut().tick(now);
         while let Some(event) = self.nursery.poll() {
             self.event(event);
         }
         let mut broken = Vec::new();
         let mut greeted = Vec::new();
+        let mut silent = Vec::new();
         for (id, live) in self.live.borrow_mut().iter_mut() {
-            if live.killed || !live.side.has_request() {
+            if live.killed {
+                continue;
+            }
+            if !live.side.has_request() {
+                if !live.side.is_greeted() && live.hello_by.is_some_and(|by| now >= by) {
+                    silent.push((*id, live.version));
+                }
                 continue;
             }
             if live.side.is_busy() {
@@ -314,6 +325,12 @@ impl Workers {
         for (id, error) in broken {
             self.broke(id, &error);
         }
+        for (id, version) in silent {
+            let why = format!("it said no hello within {} s", HELLO_WITHIN.as_secs());
+            tracing::warn!(worker = id.0, %version, why, "a worker is killed");
+            self.start_errors.borrow_mut().insert(version, AcquireError::DoesNotStart(why));
+            self.kill(id);
+        }
     }
 
     fn event(&self, event: Event) {
@@ -321,12 +338,13 @@ impl Workers {
             Event::Started { id, pid } => {
                 if let Some(live) = self.live.borrow_mut().get_mut(&id) {
                     live.pid = Some(pid);
+                    live.hello_by = Some(self.now.get() + HELLO_WITHIN);
                 }
             }
             Event::NotStarted { id, error } => {
                 let version = self.live.borrow().get(&id).map(|live| live.version);
                 if let Some(version) = version {
-                    self.not_started(id, version, error.to_string());
+                    self.not_started(id, version, AcquireError::DoesNotStart(error.to_string()));
                 }
             }
             Event::Exited { id, status } => {
@@ -341,6 +359,7 @@ impl Workers {
                     tracing::warn!(pid = live.pid, running, "a worker died: {why}");
                     if !live.side.is_greeted() {
                         let error = format!("it ended before it said hello: {why}");
+                        let error = AcquireError::DoesNotStart(error);
                         self.start_errors.borrow_mut().insert(live.version, error);
                     }
                 }
@@ -352,7 +371,10 @@ impl Workers {
                 for id in waiting {
                     match &outcome {
                         Ok(path) => self.spawn(id, path.clone()),
-                        Err(error) => self.not_started(id, version, error.to_string()),
+                        Err(error) => {
+                            let error = AcquireError::DoesNotStart(error.to_string());
+                            self.not_started(id, version, error);
+                        }
                     }
                 }
             }
@@ -370,7 +392,7 @@ impl Workers {
         {
             live.killed = true;
             count(&self.metrics.workers_killed_total);
-            self.nursery.order(Order::Kill(id));
+            self.nursery.kill(id);
             live.notify.notify();
         }
     }

@@ -53,7 +53,7 @@ pub enum Started<O: Ops> {
 pub enum Reload<V> {
     /// A peer ended it; this is the reply.
     Ended(Ended<V>),
-    /// It had no effect: start over with a new cursor.
+    /// It had no effect: the log has no Init, or that of another run. Start over with a new cursor.
     StartOver,
 }
 
@@ -119,16 +119,32 @@ pub async fn start<O: Ops>(ops: O, start: Start<O::Value>) -> Done<Started<O>, O
 }
 
 /// Decides what follows [`crate::Stop::RootGone`] and [`crate::Stop::SnapshotTooOld`] of a root.
-/// `ops` must show the log up to a tail asked for after the stop.
-pub async fn reload<O: Ops>(ops: &O, root: InstanceId) -> Done<Reload<O::Value>, O> {
+/// `run` is the run of the attempt that was stopped, if it had come as far as having one. `ops`
+/// must show the log up to a tail asked for after the stop.
+pub async fn reload<O: Ops>(
+    ops: &O,
+    root: InstanceId,
+    run: Option<RunId>,
+) -> Done<Reload<O::Value>, O> {
     let steps = ops.stream(tag::step(root)).await.map_err(Stop::Ops)?;
-    if steps.is_empty() {
-        return Ok(Reload::StartOver);
+    let Some(first) = steps.first() else { return Ok(Reload::StartOver) };
+    if let Some(ended) = ended::<O>(ops, root, &steps).await? {
+        return Ok(Reload::Ended(ended));
     }
-    match ended::<O>(ops, root, &steps).await? {
-        Some(ended) => Ok(Reload::Ended(ended)),
-        None => Err(Fault::SnapshotLost { root }.into()),
+    let winner = winner(root, first)?.1.map(|init| init.run());
+    match (winner, run) {
+        // It lost, on an engine that had not seen so: its cursor says nothing about the winner's.
+        (Some(winner), Some(own)) if winner != own => Ok(Reload::StartOver),
+        (Some(_) | None, _) => Err(Fault::SnapshotLost { root }.into()),
     }
+}
+
+/// What `root` runs, if this record carries its Init: the function, and the input's fingerprint.
+/// By these a request under the same key is told from one that reuses it.
+#[must_use]
+pub fn asked(root: InstanceId, payload: &[u8]) -> Option<(String, u128)> {
+    let entry = Entry::decode(payload).ok()?;
+    entry.init_of(root).map(|init| (init.function.clone(), init.fingerprint))
 }
 
 /// Asks for a root to be cancelled. A request, no verdict: the canceller is then told the root's

@@ -15,6 +15,7 @@
 //! ```
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use halfmoon_channel::WorkerSide;
 use halfmoon_channel::testing::ThreadLaunch;
@@ -27,13 +28,19 @@ use crate::{App, SDK};
 pub fn harness(app: &App) -> io::Result<FakeEngine> {
     let workers = app.clone();
     let mut engine = FakeEngine::new(ThreadLaunch(move |memory, doorbell| {
-        // The engine sees how it ended by that it ended.
-        if let Ok(worker) = WorkerSide::connect_in_process(&memory, doorbell, SDK) {
-            drop(serve_on(&workers, worker));
-        }
+        serve_in_process(&workers, &memory, doorbell);
     }))?;
     for table in &app.tables {
         engine.declare_table(&table.name);
     }
     Ok(engine)
+}
+
+/// Serves the functions of `app` on this thread to an engine in this process, until the engine asks
+/// for the end. `memory` and `doorbell` are the channel's.
+pub fn serve_in_process(app: &App, memory: &OwnedFd, doorbell: OwnedFd) {
+    // The engine sees how it ended by that it ended.
+    if let Ok(worker) = WorkerSide::connect_in_process(memory, doorbell, SDK) {
+        drop(serve_on(app, worker));
+    }
 }

@@ -112,6 +112,11 @@ pub(super) fn invoked(id: InstanceId, outcome: Invoked) -> Response {
         )
         .hint("use a fresh key for every request, and the same one only to repeat it")
         .into_response(),
+        Invoked::BeyondTail { cursor, tail } => {
+            Problem::bad(format!("{CURSOR}: {cursor} lies beyond the end of the log, {tail}"))
+                .hint("pass on what a reply of this cluster said, or nothing")
+                .into_response()
+        }
         Invoked::Unknown(near) => unknown_function(&near).into_response(),
         Invoked::Overloaded(why) => Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", why)
             .hint("slow down, or add engines")
@@ -135,9 +140,13 @@ pub(super) fn root_status(id: InstanceId, status: RootStatus) -> Response {
             .into_response();
         }
         RootStatus::Unavailable(why) => return Problem::unavailable(why).into_response(),
-        RootStatus::Running { function, attempts, here } => {
-            json!({ "status": "running", "function": function, "attempts": attempts, "here": here })
-        }
+        RootStatus::Running { function, attempts, here, trouble } => json!({
+            "status": "running",
+            "function": function,
+            "attempts": attempts,
+            "here": here,
+            "trouble": trouble,
+        }),
         RootStatus::Parked { function, attempts, error } => {
             let error = parked(id, &error).value();
             json!({ "status": "parked", "function": function, "attempts": attempts, "error": error })

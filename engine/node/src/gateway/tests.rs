@@ -185,6 +185,7 @@ fn every_outcome_has_its_answer() {
     let outcomes = [
         (ended(Ended::Failed("no room".into())), 422, "function_failed"),
         (ended(Ended::Cancelled), 409, "cancelled"),
+        (Invoked::BeyondTail { cursor: SeqNum(9), tail: SeqNum(8) }, 400, "bad_request"),
         (Invoked::KeyReused, 409, "key_reused"),
         (Invoked::Parked { error: "it crashed".into() }, 500, "parked"),
         (Invoked::GaveUp { error: "it crashed".into() }, 503, "gave_up"),
@@ -290,7 +291,12 @@ fn malformed_http_harms_nobody_else() {
 fn a_root_is_shown_as_it_stands() {
     let outcomes = std::sync::Mutex::new(vec![
         RootStatus::Unknown,
-        RootStatus::Running { function: Some("f".into()), attempts: 2, here: true },
+        RootStatus::Running {
+            function: Some("f".into()),
+            attempts: 2,
+            here: true,
+            trouble: Some("no answer".into()),
+        },
         RootStatus::Parked { function: "f".into(), attempts: 10, error: "crashed".into() },
         RootStatus::Ended { ended: Ended::Returned(b"[1]".to_vec()), cursor: SeqNum(5) },
         RootStatus::Ended { ended: Ended::Returned(vec![0xff]), cursor: SeqNum(5) },

@@ -11,15 +11,15 @@ use halfmoon_protocol::finish::Ending;
 use halfmoon_protocol::root::Request;
 use halfmoon_protocol::{Attempt, Mode, Stop};
 
-use super::{Broken, Lost, Plan, Session, run};
+use super::{Broken, Lost, Plan, Session, minding_init, run};
 use crate::asked::{Asked, Bytes};
 use crate::hot::Hot;
 use crate::ids::fingerprint;
 use crate::metrics::count;
 use crate::names::FunctionName;
-use crate::ops::{EngineOps, Tree};
+use crate::ops::EngineOps;
 use crate::registry::Function;
-use crate::sync::{Either, first_of};
+use crate::tree::Tree;
 use crate::value::Value;
 use crate::workers::Way;
 
@@ -145,14 +145,9 @@ impl Session {
         let Some(handle) = handles.0.get_mut(&number) else {
             return Err(Broken::Lost(Lost::Failed("a call was joined twice".to_owned())));
         };
-        let joined = loop {
-            if !is_root {
-                break handle.await;
-            }
-            match first_of(&mut *handle, tree.need_init.notified()).await {
-                Either::First(joined) => break joined,
-                Either::Second(()) => attempt.send_init().await?,
-            }
+        let joined = match is_root {
+            true => minding_init(tree, attempt, handle).await?,
+            false => handle.await,
         };
         handles.0.remove(&number);
         match joined {
@@ -179,6 +174,7 @@ impl Session {
         let root = self.attempt.call_detached(request.clone()).await?;
         if mode == Mode::Unlogged {
             // Nothing is in the log, so nobody else starts it.
+            self.tree.acts();
             self.hot.start_unlogged(root, request);
         }
         Ok(self.lease.reply(id, &Answer::Instance(root.0))?)

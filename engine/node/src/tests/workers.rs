@@ -1,0 +1,121 @@
+//! Workers that do not answer, and roots that are parked, resumed and cancelled beside them.
+
+use std::time::Duration;
+
+use halfmoon::{App, Function};
+
+use super::{Engine, Gate, keyed, returned, unkeyed};
+use crate::command::{Ended, Invoked, RootStatus};
+
+/// A function that writes if it is given something, and hangs at the gate.
+fn hanging(gate: &Gate) -> App {
+    let gate = gate.clone();
+    let function = Function::new("f", move |ctx, input| {
+        if !input.is_empty() {
+            ctx.write("t", "k", input)?;
+        }
+        gate.pass();
+        Ok(b"out".to_vec())
+    });
+    let function = function.timeout(Duration::from_secs(3)).max_attempts(3);
+    App::new().table("t").function_with(function)
+}
+
+#[test]
+fn a_worker_that_never_says_hello_is_killed_and_its_invocation_told() {
+    let function = Function::new("f", |_, _| Ok(vec![])).max_attempts(2);
+    let mut engine = Engine::new(App::new().function_with(function));
+    engine.silent.set(true);
+    let answer = engine.invoke(unkeyed("f", b""));
+    let outcome = engine.answer(answer);
+    let Invoked::GaveUp { error } = &outcome else { panic!("{outcome:?}") };
+    assert!(error.contains("no hello"), "{error}");
+    assert_eq!(engine.counted(|m| &m.workers_killed_total), 2);
+    engine.silent.set(false);
+    let answer = engine.invoke(unkeyed("f", b""));
+    assert_eq!(returned(&engine.answer(answer)), Some(&b""[..]));
+}
+
+#[test]
+fn a_worker_that_never_answers_is_killed_and_its_root_given_up_when_it_did_nothing() {
+    let gate = Gate::default();
+    let mut engine = Engine::new(hanging(&gate));
+    let answer = engine.invoke(unkeyed("f", b""));
+    let outcome = engine.answer(answer);
+    let Invoked::GaveUp { error } = &outcome else { panic!("{outcome:?}") };
+    assert!(error.contains("did not end within 3000 ms"), "{error}");
+    assert_eq!(gate.arrived(), 3, "attempted as often as it may be");
+    assert_eq!(engine.counted(|m| &m.workers_killed_total), 3);
+}
+
+#[test]
+fn a_root_that_hangs_after_a_write_is_parked_and_goes_on_when_it_is_resumed() {
+    let gate = Gate::default();
+    let mut engine = Engine::new(hanging(&gate));
+    let request = keyed("f", "key", b"v");
+    let id = request.id;
+    let answer = engine.invoke(request);
+    let outcome = engine.answer(answer);
+    let Invoked::Parked { error } = &outcome else { panic!("{outcome:?}") };
+    assert!(error.contains("did not end within 3000 ms"), "{error}");
+    assert!(matches!(engine.status(id), RootStatus::Parked { attempts: 3, .. }));
+    gate.open();
+    engine.resume(id);
+    let again = engine.invoke(keyed("f", "key", b"v"));
+    assert_eq!(returned(&engine.answer(again)), Some(&b"out"[..]));
+    engine.until("its Finish", |engine| engine.hot.intents.borrow().is_empty());
+}
+
+#[test]
+fn a_root_that_is_cancelled_ends_at_its_next_step_and_its_worker_serves_on() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let app = App::new().table("t").function("f", move |ctx, input| {
+        ctx.write("t", "a", input)?;
+        at_gate.pass();
+        ctx.write("t", "b", input)?;
+        Ok(input.to_vec())
+    });
+    let mut engine = Engine::new(app);
+    let request = keyed("f", "key", b"v");
+    let id = request.id;
+    let answer = engine.invoke(request);
+    engine.until("the root at the gate", |_| gate.arrived() == 1);
+    engine.cancel(id);
+    assert_eq!(engine.trouble(id), None);
+    gate.open();
+    let outcome = engine.answer(answer);
+    assert!(matches!(&outcome, Invoked::Ended { ended: Ended::Cancelled, .. }), "{outcome:?}");
+    engine.until("its Finish", |engine| engine.hot.intents.borrow().is_empty());
+    engine.until("the worker's return", |engine| engine.counted(|m| &m.workers_busy) == 0);
+    let other = engine.invoke(keyed("f", "other", b"v"));
+    assert_eq!(returned(&engine.answer(other)), Some(&b"v"[..]));
+    assert_eq!(engine.counted(|m| &m.workers_started_total), 1, "the same worker");
+}
+
+#[test]
+fn a_parked_root_that_is_cancelled_ends_when_it_is_resumed() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let function = Function::new("f", move |ctx, input| {
+        ctx.write("t", "a", input)?;
+        at_gate.pass();
+        ctx.write("t", "b", input)?;
+        Ok(input.to_vec())
+    });
+    let function = function.timeout(Duration::from_secs(3)).max_attempts(1);
+    let mut engine = Engine::new(App::new().table("t").function_with(function));
+    let request = keyed("f", "key", b"v");
+    let id = request.id;
+    let answer = engine.invoke(request);
+    let outcome = engine.answer(answer);
+    assert!(matches!(&outcome, Invoked::Parked { .. }), "{outcome:?}");
+    engine.cancel(id);
+    gate.open();
+    engine.resume(id);
+    let ended =
+        |status: &RootStatus| matches!(status, RootStatus::Ended { ended: Ended::Cancelled, .. });
+    engine.until("the end of the root", |engine| engine.hot.intents.borrow().is_empty());
+    let status = engine.status(id);
+    assert!(ended(&status), "{status:?}");
+}
