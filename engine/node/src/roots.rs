@@ -61,7 +61,9 @@ pub(crate) struct Root {
     /// same.
     answered: RefCell<Option<Invoked>>,
     accepted: Cell<bool>,
-    keyed: Cell<bool>,
+    keyed: bool,
+    /// A client has sent it: without one that waits there is no need for it.
+    of_client: bool,
 }
 
 /// What a request under a root's key is to it.
@@ -81,6 +83,7 @@ impl Root {
             Origin::Request(request) => (None, request.keyed),
             Origin::Log => (None, true),
         };
+        let of_client = matches!(origin, Origin::Client(_));
         Rc::new(Self {
             id,
             floor: Cell::new(floor),
@@ -97,7 +100,8 @@ impl Root {
             rivals: RefCell::default(),
             answered: RefCell::default(),
             accepted: Cell::new(false),
-            keyed: Cell::new(keyed),
+            keyed,
+            of_client,
         })
     }
 
@@ -162,9 +166,9 @@ impl Root {
     /// Nobody waits for its reply any more, and nothing of it is in the log.
     fn is_forgotten(&self) -> bool {
         let waiters = self.waiters.borrow();
-        !self.keyed.get()
+        !self.keyed
             && !self.accepted.get()
-            && self.asked.borrow().is_some()
+            && self.of_client
             && waiters.iter().all(|(_, reply)| reply.is_closed())
     }
 }

@@ -93,6 +93,8 @@ struct Live {
     notify: Rc<Notify>,
     running: Option<Running>,
     killed: bool,
+    /// Its process is gone.
+    exited: bool,
 }
 
 /// Where an invocation waits for a worker.
@@ -106,6 +108,8 @@ pub(crate) struct Workers {
     /// Processes that wait for their binary.
     awaiting: RefCell<BTreeMap<Version, Vec<WorkerId>>>,
     deaths: RefCell<VecDeque<(WorkerId, String)>>,
+    /// Processes that are gone and have left something to be heard: for one turn.
+    last_words: RefCell<Vec<(WorkerId, String)>>,
     /// Why a binary did not start, the last time that it did not.
     start_errors: RefCell<BTreeMap<Version, AcquireError>>,
     withdrawn: RefCell<Vec<RegionId>>,
@@ -136,6 +140,7 @@ impl Workers {
             tickets: RefCell::default(),
             awaiting: RefCell::default(),
             deaths: RefCell::default(),
+            last_words: RefCell::default(),
             start_errors: RefCell::default(),
             withdrawn: RefCell::default(),
             inbox: RefCell::new(Inbox::default()),
@@ -230,6 +235,7 @@ impl Workers {
             notify: Rc::default(),
             running: None,
             killed: false,
+            exited: false,
         };
         self.live.borrow_mut().insert(id, live);
         match self.binaries.find(version) {
@@ -290,6 +296,9 @@ impl Workers {
     pub(crate) fn turn(&self, now: Duration) {
         self.now.set(now);
         self.pool.borrow_mut().tick(now);
+        for (id, why) in self.last_words.take() {
+            self.gone(id, why);
+        }
         while let Some(event) = self.nursery.poll() {
             self.event(event);
         }
@@ -349,22 +358,11 @@ impl Workers {
             }
             Event::Exited { id, status } => {
                 let why = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
-                let live = self.live.borrow();
-                if let Some(live) = live.get(&id)
-                    && !live.killed
-                    && !self.stopping.get()
-                {
-                    count(&self.metrics.workers_died_total);
-                    let running = live.running.as_ref().map(|running| running.function.to_string());
-                    tracing::warn!(pid = live.pid, running, "a worker died: {why}");
-                    if !live.side.is_greeted() {
-                        let error = format!("it ended before it said hello: {why}");
-                        let error = AcquireError::DoesNotStart(error);
-                        self.start_errors.borrow_mut().insert(live.version, error);
-                    }
+                if self.exited(id, &why) {
+                    self.last_words.borrow_mut().push((id, why));
+                } else {
+                    self.gone(id, why);
                 }
-                drop(live);
-                self.gone(id, why);
             }
             Event::Stored { version, outcome } => {
                 let waiting = self.awaiting.borrow_mut().remove(&version).unwrap_or_default();
@@ -379,6 +377,24 @@ impl Workers {
                 }
             }
         }
+    }
+
+    /// A process is gone; whether it has said something to its session that was not heard yet.
+    fn exited(&self, id: WorkerId, why: &str) -> bool {
+        let mut live = self.live.borrow_mut();
+        let Some(live) = live.get_mut(&id).filter(|live| !live.killed) else { return false };
+        live.exited = true;
+        if !self.stopping.get() {
+            count(&self.metrics.workers_died_total);
+            let running = live.running.as_ref().map(|running| running.function.to_string());
+            tracing::warn!(pid = live.pid, running, "a worker died: {why}");
+            if !live.side.is_greeted() {
+                let error = format!("it ended before it said hello: {why}");
+                let error = AcquireError::DoesNotStart(error);
+                self.start_errors.borrow_mut().insert(live.version, error);
+            }
+        }
+        live.side.is_busy() && live.side.has_request()
     }
 
     fn broke(&self, id: WorkerId, error: &ChannelError) {
@@ -445,7 +461,7 @@ impl Workers {
 
     fn release(&self, id: WorkerId) {
         let mut live = self.live.borrow_mut();
-        let Some(worker) = live.get_mut(&id) else { return };
+        let Some(worker) = live.get_mut(&id).filter(|worker| !worker.exited) else { return };
         worker.running = None;
         worker.label.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let fit = !worker.side.is_busy() && worker.side.buffers_in_use() <= HELD_MAX;

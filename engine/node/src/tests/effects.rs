@@ -32,7 +32,8 @@ fn a_root_is_not_given_up_as_without_effect_while_its_init_is_under_way() {
     assert!(engine.trouble(id).is_some());
     hear(&mut engine);
     engine.until("the root parked", |engine| engine.counted(|m| &m.roots_parked_total) == 1);
-    assert!(matches!(engine.status(id), RootStatus::Parked { attempts: 1, .. }));
+    let RootStatus::Parked { error, .. } = engine.status(id) else { panic!() };
+    assert!(error.contains("as the test wants it"), "{error}");
 }
 
 #[test]
@@ -74,6 +75,26 @@ fn an_unlogged_root_that_did_nothing_is_given_up() {
     let answer = engine.invoke(unkeyed("f", b""));
     let outcome = engine.answer(answer);
     assert!(matches!(&outcome, Invoked::GaveUp { .. }), "{outcome:?}");
+}
+
+#[test]
+fn an_unlogged_root_that_nobody_waits_for_is_attempted_again() {
+    let gate = Gate::default();
+    gate.open();
+    let at_gate = gate.clone();
+    let app = App::new().function("f", |ctx, _| ctx.spawn("g", b"").map(|_| vec![])).function(
+        "g",
+        move |_, _| {
+            at_gate.pass();
+            assert!(at_gate.arrived() > 1, "as the test wants it");
+            Ok(vec![])
+        },
+    );
+    let mut engine = Engine::new(Setup { protocol: Some(Protocol::Unlogged), ..app.into() });
+    let answer = engine.invoke(unkeyed("f", b""));
+    assert_eq!(returned(&engine.answer(answer)), Some(&b""[..]));
+    engine.until("a second attempt", |_| gate.arrived() == 2);
+    engine.until("its end", |engine| engine.hot.roots.borrow().is_empty());
 }
 
 #[test]
