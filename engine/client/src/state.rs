@@ -18,7 +18,7 @@ use halfmoon_wire::{CellTuple, NodeId, ObjectKey, SeqNum, StateRequest, VersionI
 use thiserror::Error;
 
 use crate::calls::{Bytes, Reply};
-use crate::core::{Core, Ended, bump};
+use crate::core::{Backoff, Core, Ended, bump};
 use crate::value::{Base, Cell, Lend, Value, ValueIn};
 use quorum::{Attempt, Put, What};
 
@@ -335,57 +335,77 @@ impl State {
         }
     }
 
+    /// A blob never changes, so pieces of several nodes make one: whoever does not answer, the
+    /// next one goes on where it was left. A round in which none answers is followed by one with
+    /// more patience: a node reads a blob whole, and compares its hash, before it gives any of it.
     async fn blob(&self, hash: [u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
+        let mut whole = Vec::new();
         let mut absent: Vec<NodeId> = Vec::new();
+        let mut giver = None;
+        let mut patience_ns = quorum::READ_PATIENCE_NS;
+        let mut backoff = Backoff::new();
         loop {
             let mut nodes = self.nodes_in_turn().await?;
             nodes.retain(|node| !absent.contains(node));
-            let request = StateRequest::GetBlob { hash, offset: 0 };
-            let (node, first) = self.first_of(&nodes, &request, None, blob_piece).await?;
-            match first {
-                None => absent.push(node),
-                Some((total, bytes)) => {
-                    if let Some(whole) = self.rest_of_blob(node, hash, total, bytes).await? {
-                        return Ok(Some(whole));
-                    }
+            // Who gave the last piece has the next at hand.
+            nodes.sort_by_key(|node| giver != Some(*node));
+            let mut heard = false;
+            for node in nodes {
+                heard = true;
+                match self.piece(node, hash, &mut whole, patience_ns).await? {
+                    Piece::Last => return Ok(Some(whole)),
+                    Piece::More => giver = Some(node),
+                    Piece::Absent => absent.push(node),
+                    Piece::Failed => heard = false,
                 }
+                if heard {
+                    break;
+                }
+                bump(&self.0.counts.state_retries);
             }
             if absent.len() >= 2.min(self.0.storage_nodes().len()) {
                 return Ok(None);
             }
+            if heard {
+                backoff = Backoff::new();
+            } else {
+                giver = None;
+                patience_ns = (patience_ns * 2).min(quorum::BLOB_PATIENCE_MAX_NS);
+                self.0.executor.sleep(backoff.next_ns(&self.0)).await;
+            }
         }
     }
 
-    /// The blob whose first piece is here; `None` when the node does not give the rest.
-    async fn rest_of_blob(
+    /// Asks a node for the piece that follows what is there.
+    async fn piece(
         &self,
         node: NodeId,
         hash: [u8; 32],
-        total: u64,
-        mut whole: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, StateError> {
-        while (whole.len() as u64) < total {
-            let request = StateRequest::GetBlob { hash, offset: whole.len() as u64 };
-            match self.attempt(node, &request, None).await? {
-                Attempt::Reply(Reply::Blob { bytes, .. }) if !bytes.is_empty() => {
-                    whole.extend_from_slice(&bytes);
-                }
-                Attempt::Reply(_) | Attempt::Failed => return Ok(None),
+        whole: &mut Vec<u8>,
+        patience_ns: u64,
+    ) -> Result<Piece, StateError> {
+        let request = StateRequest::GetBlob { hash, offset: whole.len() as u64 };
+        let attempt = self.attempt_within(node, &request, None, patience_ns).await?;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "all others are no answers to this")]
+        Ok(match attempt {
+            Attempt::Reply(Reply::Blob { total, bytes }) if !bytes.is_empty() => {
+                whole.extend_from_slice(&bytes);
+                if whole.len() as u64 >= total { Piece::Last } else { Piece::More }
             }
-        }
-        Ok(Some(whole))
+            Attempt::Reply(Reply::NoBlob) => Piece::Absent,
+            _ => Piece::Failed,
+        })
     }
 }
 
-/// The first piece of a blob, or that the node has none.
-#[expect(clippy::option_option, reason = "the outer one says whether the answer makes sense")]
-#[expect(clippy::wildcard_enum_match_arm, reason = "all others are no answers to this question")]
-fn blob_piece(reply: Reply) -> Option<Option<(u64, Vec<u8>)>> {
-    match reply {
-        Reply::Blob { total, bytes } => Some(Some((total, bytes))),
-        Reply::NoBlob => Some(None),
-        _ => None,
-    }
+/// What came of asking for a piece of a blob.
+enum Piece {
+    More,
+    Last,
+    /// The node does not have the blob.
+    Absent,
+    /// It did not answer, or not this.
+    Failed,
 }
 
 fn object<'a>(table: &'a str, key: &'a [u8]) -> Result<ObjectKey<'a>, StateError> {

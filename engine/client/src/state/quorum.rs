@@ -17,7 +17,11 @@ use crate::value::{Lend, ValueIn};
 const INLINE_PUT_BYTES: u32 = 8 * 1024;
 
 /// Longest wait for one node's answer to a read before another is asked, in ns.
-const READ_PATIENCE_NS: u64 = 50_000_000;
+pub(super) const READ_PATIENCE_NS: u64 = 50_000_000;
+
+/// What that grows to, doubled by every round without an answer, while a blob is fetched: long enough
+/// for a slow disk to read a large function binary.
+pub(super) const BLOB_PATIENCE_MAX_NS: u64 = 10_000_000_000;
 
 /// The same when memory is lent. Then the lane is taken down, because only so is it certain that
 /// the node no longer writes there.
@@ -109,6 +113,18 @@ impl State {
         request: &StateRequest<'_>,
         lend: Option<&Lend>,
     ) -> Result<Attempt, StateError> {
+        let patience_ns = if lend.is_some() { LANDING_PATIENCE_NS } else { READ_PATIENCE_NS };
+        self.attempt_within(node, request, lend, patience_ns).await
+    }
+
+    /// One read, of one node, that may take so long.
+    pub(super) async fn attempt_within(
+        &self,
+        node: NodeId,
+        request: &StateRequest<'_>,
+        lend: Option<&Lend>,
+        patience_ns: u64,
+    ) -> Result<Attempt, StateError> {
         if let Some(ended) = self.0.ended.get() {
             return Err(ended.into());
         }
@@ -118,7 +134,6 @@ impl State {
             room: None,
         };
         let Some(ask) = self.ask(node, hold, None, request) else { return Ok(Attempt::Failed) };
-        let patience_ns = if lend.is_some() { LANDING_PATIENCE_NS } else { READ_PATIENCE_NS };
         let executor = &self.0.executor;
         let until_ns = executor.now_ns().saturating_add(patience_ns);
         let mut ask = ask;

@@ -1,9 +1,12 @@
 //! A sequencer and storage nodes that do what a test tells them, over real lanes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use halfmoon_client::*;
@@ -357,6 +360,12 @@ pub struct Storage {
     pub store: Store,
     /// Questions get no answer.
     pub mute: bool,
+    /// Rounds that an answer of the state store takes.
+    pub slow: usize,
+    round: usize,
+    late: VecDeque<(usize, LaneId, Vec<u8>)>,
+    /// Where the pieces of blobs that were asked for begin.
+    pub pieces: Vec<u64>,
     /// Questions of the state store fail.
     pub failing: bool,
     pub requests: usize,
@@ -385,11 +394,19 @@ impl Storage {
             flushed: None,
             store: Store::default(),
             mute: false,
+            slow: 0,
+            round: 0,
+            late: VecDeque::new(),
+            pieces: Vec::new(),
             failing: false,
             requests: 0,
             log_reads: 0,
             puts: 0,
         }
+    }
+
+    pub fn lanes(&self) -> &[LaneId] {
+        &self.lanes
     }
 
     fn turn(&mut self) {
@@ -409,6 +426,12 @@ impl Storage {
                 }
                 Some(bytes) => self.message(lane, Message::parse(&bytes).unwrap()),
             }
+        }
+        self.round += 1;
+        while self.late.front().is_some_and(|(due, ..)| *due <= self.round) {
+            let Some((_, lane, bytes)) = self.late.pop_front() else { break };
+            // Whoever asked may have gone.
+            self.endpoint.send(lane, &[&bytes]).ok();
         }
         let log = self.log.borrow();
         let end = self.flushed.unwrap_or(log.recs.len() as u64).min(log.recs.len() as u64);
@@ -521,15 +544,16 @@ impl Storage {
                 blob.extend_from_slice(bytes);
                 self.answer(lane, token, StateReply::Done);
             }
-            StateRequest::GetBlob { hash, offset } => match self.store.blobs.get(&hash).cloned() {
-                None => self.answer(lane, token, StateReply::NoBlob),
-                Some(blob) => {
-                    let from = usize::try_from(offset).unwrap();
-                    let to = blob.len().min(from + limits::BLOB_CHUNK_BYTES);
-                    let (total, bytes) = (blob.len() as u64, &blob[from..to]);
-                    self.answer(lane, token, StateReply::Blob { total, bytes });
-                }
-            },
+            StateRequest::GetBlob { hash, offset } => {
+                self.pieces.push(offset);
+                let Some(blob) = self.store.blobs.get(&hash).cloned() else {
+                    return self.answer(lane, token, StateReply::NoBlob);
+                };
+                let from = usize::try_from(offset).unwrap();
+                let to = blob.len().min(from + limits::BLOB_CHUNK_BYTES);
+                let (total, bytes) = (blob.len() as u64, &blob[from..to]);
+                self.answer(lane, token, StateReply::Blob { total, bytes });
+            }
         }
     }
 
@@ -560,8 +584,12 @@ impl Storage {
     }
 
     fn answer(&mut self, lane: LaneId, token: u64, reply: StateReply<'_>) {
-        let message = Message::StateAnswer { token, reply };
-        self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
+        let bytes = Message::StateAnswer { token, reply }.to_bytes();
+        if self.slow > 0 {
+            self.late.push_back((self.round + self.slow, lane, bytes));
+        } else {
+            self.endpoint.send(lane, &[&bytes]).unwrap();
+        }
     }
 }
 
@@ -575,6 +603,20 @@ fn drive(
     let mut options = Options::new(CLUSTER, Role::Engine, node, life);
     options.limits = limits;
     Driver::new(Tcp::new(reactor.clone()), TestDirectory(directory.clone()), &options, now_ns)
+}
+
+/// Gives back what it is greeted with, in another version.
+fn greet_strangely(stream: io::Result<TcpStream>) -> io::Result<()> {
+    let mut stream = stream?;
+    let mut greeting = vec![0; 24];
+    stream.read_exact(&mut greeting)?;
+    let len = greeting[16];
+    greeting.resize(24 + usize::from(len), 0);
+    stream.read_exact(&mut greeting[24..])?;
+    greeting[28] ^= 0xff;
+    stream.write_all(&greeting)?;
+    // Until the other side has had enough.
+    stream.read_to_end(&mut greeting).map(drop)
 }
 
 pub struct World {
@@ -645,6 +687,24 @@ impl World {
     pub fn start_storage(&mut self, index: usize) {
         self.storage[index] = Some(Storage::new(&self.reactor, MEMBERS[index], &self.log));
         self.publish();
+    }
+
+    /// Somebody answers at a storage node's address whose greeting is of another version. Tells of
+    /// each greeting that was given.
+    pub fn start_stranger(&mut self, index: usize) -> Receiver<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if greet_strangely(stream).is_ok() && tell.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        self.publish();
+        self.directory.borrow_mut().places.storage[index].1 = Some(address);
+        told
     }
 
     pub fn node(&mut self, index: usize) -> &mut Storage {

@@ -542,6 +542,70 @@ fn a_blob_of_many_pieces_comes_back_from_whoever_has_it() {
 }
 
 #[test]
+fn a_node_of_another_release_is_left_alone_and_the_others_are_enough() {
+    let mut world = World::new();
+    world.ready();
+    world.kill_storage(1);
+    let greeted = world.start_stranger(1);
+    let greeted = |_: &mut World| greeted.try_recv().is_ok();
+    world.until("a greeting of the other release", greeted);
+    let (state, deadline) = (world.driver.state(), world.deadline(60_000));
+    let cell = world.run(async move {
+        state.put_cell("t", b"k", tuple(1), Some(bytes("v")), deadline).await.unwrap();
+        state.get_cell("t", b"k", None, deadline).await
+    });
+    assert!(cell.unwrap().is_some());
+    world.start_storage(1);
+    let lanes = |world: &mut World| !world.node(1).lanes().is_empty();
+    world.until("a lane to the node that is mended", lanes);
+}
+
+/// A world in which all three nodes have a blob of five pieces.
+fn world_with_a_blob() -> (World, Vec<u8>) {
+    let mut world = World::new();
+    world.ready();
+    let blob: Vec<u8> = (0..1_200_000u32).map(|at| (at % 253) as u8).collect();
+    for node in 0..3 {
+        world.node(node).store.blobs.insert([1; 32], blob.clone());
+    }
+    (world, blob)
+}
+
+fn pieces(world: &mut World) -> Vec<u64> {
+    world.storage.iter_mut().flatten().flat_map(|node| std::mem::take(&mut node.pieces)).collect()
+}
+
+#[test]
+fn a_blob_comes_from_disks_that_are_slower_than_the_first_patience() {
+    let (mut world, blob) = world_with_a_blob();
+    for node in 0..3 {
+        world.node(node).slow = 300;
+    }
+    let (state, deadline) = (world.driver.state(), world.deadline(30_000));
+    let got = world.run(async move { state.get_blob([1; 32], deadline).await });
+    assert_eq!(got, Ok(Some(blob)));
+    let asked = pieces(&mut world);
+    assert!(asked.len() < 20, "patience that was learnt is kept: {asked:?}");
+}
+
+#[test]
+fn a_blob_goes_on_at_another_node_where_the_first_one_left_it() {
+    let (mut world, blob) = world_with_a_blob();
+    for node in 0..3 {
+        world.node(node).slow = 3;
+    }
+    let (state, deadline) = (world.driver.state(), world.deadline(30_000));
+    let got = world.start(async move { state.get_blob([1; 32], deadline).await });
+    let is_giver = |world: &mut World, node: usize| world.node(node).pieces.len() == 3;
+    world.until("the third piece", |world| (0..3).any(|node| is_giver(world, node)));
+    let giver = (0..3).find(|node| is_giver(&mut world, *node)).unwrap();
+    world.kill_storage(giver);
+    world.until("the rest", |_| got.borrow().is_some());
+    assert_eq!(got.take(), Some(Ok(Some(blob))));
+    assert!(!pieces(&mut world).contains(&0), "nobody else was asked for the beginning");
+}
+
+#[test]
 fn names_and_values_over_their_limits_are_refused_at_once() {
     let mut world = World::new();
     world.ready();
