@@ -25,17 +25,15 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
-    /// There is no room for the next segment.
+    /// There is no room for what the node has to write.
     #[error(
-        "the disk is full: {} cannot be written with {bytes} bytes. Nothing acknowledged is lost; \
-         make room and start the node again",
+        "the disk is full: {} cannot be written. Nothing acknowledged is lost; make room and start \
+         the node again",
         path.display()
     )]
     Full {
-        /// The file.
+        /// The file, or the directory in which one is.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// Another process runs on this directory.
     #[error("{} is in use by another storage node; give each node its own data directory",
@@ -156,9 +154,33 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// The embedded engine in `path` failed; a full disk is told apart.
+    pub(crate) fn store(path: &Path) -> impl FnOnce(fjall::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match &source {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error))
+                if is_full(error) =>
+            {
+                Self::Full { path }
+            }
+            _ => Self::Store { path, source },
+        }
+    }
+
     /// Makes an I/O error into one that names what was tried; a full disk is told apart.
     pub(crate) fn directory(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Directory { action, path, source }
+        move |source| {
+            if is_full(&source) {
+                Self::Full { path }
+            } else {
+                Self::Directory { action, path, source }
+            }
+        }
     }
+}
+
+/// Whether there is no room.
+fn is_full(error: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
 }

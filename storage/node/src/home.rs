@@ -246,12 +246,7 @@ impl SegmentDir {
         write().map_err(|source| {
             // A file that is half written is of no use, and its room may be.
             fs::remove_file(&path).ok();
-            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-            if full.contains(&source.kind()) {
-                NodeError::Full { path: self.segment_path(id), bytes: self.bytes }
-            } else {
-                NodeError::directory("write", &path)(source)
-            }
+            NodeError::directory("write", &self.segment_path(id))(source)
         })?;
         Ok(path)
     }

@@ -466,3 +466,6 @@ impl<F: Clone> State<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

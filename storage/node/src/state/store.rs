@@ -198,7 +198,7 @@ impl Embedded {
                 database.keyspace("values", || options().with_kv_separation(Some(apart)))?;
             Ok(Self { path: path.to_owned(), database, small, large })
         };
-        open().map_err(|source| NodeError::Store { path: path.to_owned(), source })
+        open().map_err(NodeError::store(path))
     }
 
     fn synced(&self) -> fjall::Result<u64> {
@@ -211,8 +211,7 @@ impl Embedded {
     }
 
     fn failed(&self) -> impl FnOnce(fjall::Error) -> NodeError {
-        let path = self.path.clone();
-        |source| NodeError::Store { path, source }
+        NodeError::store(&self.path)
     }
 
     fn write(&self, task: Write) -> Result<EngineEvent, NodeError> {
