@@ -172,7 +172,11 @@ impl Core {
             }
             Event::Up { lane, hello, dialled } => self.up(now, lane, hello, dialled),
             Event::Down { lane, reason } => {
-                tracing::debug!(%lane, %reason, "lane down");
+                if reason.is_for_operators() {
+                    tracing::warn!(%lane, %reason, "a peer is turned away");
+                } else {
+                    tracing::debug!(%lane, %reason, "lane down");
+                }
                 self.down(now, lane);
             }
             Event::Written { .. } | Event::Room { .. } => {}

@@ -211,6 +211,14 @@ pub enum DownReason {
     Corrupt,
 }
 
+impl DownReason {
+    /// Whether trying again is in vain until a person mends something.
+    #[must_use]
+    pub const fn is_for_operators(&self) -> bool {
+        matches!(self, Self::WrongVersion { .. })
+    }
+}
+
 /// Why no address is listened on.
 #[derive(Debug, Error)]
 pub enum ListenError {

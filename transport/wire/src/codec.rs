@@ -37,6 +37,17 @@ pub enum DecodeError {
         /// Its value.
         value: u64,
     },
+    /// The peer speaks another version of what nodes say to each other.
+    #[error(
+        "the peer speaks wire version {theirs}, this node speaks {ours}: \
+         run the same release of Halfmoon on both"
+    )]
+    Version {
+        /// This side's version.
+        ours: u32,
+        /// The peer's version.
+        theirs: u32,
+    },
     /// A length or count exceeds its named limit.
     #[error("{what} is {value}, over its limit of {limit}")]
     Limit {

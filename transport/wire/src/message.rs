@@ -261,7 +261,7 @@ impl Hello {
         bytes
     }
 
-    /// Parses a hello. A wrong version is a [`DecodeError::Value`] of "wire version".
+    /// Parses a hello. A wrong version is a [`DecodeError::Version`].
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, "hello");
         let magic = reader.u32()?;
@@ -270,7 +270,7 @@ impl Hello {
         }
         let version = reader.u32()?;
         if version != WIRE_VERSION {
-            return Err(DecodeError::Value { what: "wire version", value: u64::from(version) });
+            return Err(DecodeError::Version { ours: WIRE_VERSION, theirs: version });
         }
         let cluster = reader.u128()?;
         let role = Role::try_from(reader.u8()?)?;

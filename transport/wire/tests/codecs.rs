@@ -208,7 +208,7 @@ fn a_hello_of_another_version_is_told_apart() {
     assert_eq!(Hello::parse(&bytes).unwrap(), hello);
     bytes[4] ^= 0xff;
     let error = Hello::parse(&bytes).unwrap_err();
-    assert!(matches!(error, DecodeError::Value { what: "wire version", .. }), "{error}");
+    assert!(matches!(error, DecodeError::Version { ours: WIRE_VERSION, .. }), "{error}");
 }
 
 #[test]

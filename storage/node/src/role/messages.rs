@@ -21,6 +21,8 @@ impl<D: Disk> Core<D> {
                 if let Some(gone) = self.lanes.remove(lane) {
                     tracing::info!(%lane, peer = %gone.hello.node, role = ?gone.hello.role,
                         %reason, "a lane is down");
+                } else if reason.is_for_operators() {
+                    tracing::warn!(%lane, %reason, "a peer is turned away");
                 }
                 self.replica.forget(lane.raw());
                 self.state.lane_down(lane);

@@ -270,7 +270,11 @@ impl<D: Directory> Session<D> {
             found.word = None;
             Peer::Storage(found.node)
         };
-        tracing::debug!(?peer, %reason, "a lane is down");
+        if reason.is_for_operators() {
+            tracing::warn!(?peer, %reason, "a peer cannot be used");
+        } else {
+            tracing::debug!(?peer, %reason, "a lane is down");
+        }
         self.core.lost(peer);
         self.directory.ask();
     }
