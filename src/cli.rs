@@ -1,8 +1,10 @@
 //! The command line, as a person reads it with `--help`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 /// Exactly-once stateful functions at the speed of the network and the disk.
 ///
@@ -14,9 +16,46 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// More log lines; twice for even more. `HALFMOON_LOG` sets a filter of its own.
+    /// More log lines; twice for even more.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
+
+    /// Which log lines to show, in place of --verbose: a level, or levels by module, such as
+    /// `warn,halfmoon_storage=debug`.
+    #[arg(long, env = "HALFMOON_LOG", global = true, value_name = "FILTER",
+        value_parser = crate::logging::parse_filter)]
+    pub(crate) log: Option<String>,
+
+    /// A TOML file with settings, under the names that `halfmoon config` shows; flags and the
+    /// environment win over it [default: $XDG_CONFIG_HOME/halfmoon/config.toml, if it is there].
+    #[arg(long, env = "HALFMOON_CONFIG", global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl Cli {
+    /// What the processes that this command starts are told as well.
+    pub(crate) fn passed_on(&self) -> PassedOn {
+        let (verbose, log, config) = (self.verbose, self.log.clone(), self.config.clone());
+        PassedOn { verbose, log, config }
+    }
+}
+
+/// What every process of a cluster is told alike.
+#[derive(Debug, Clone)]
+pub(crate) struct PassedOn {
+    verbose: u8,
+    log: Option<String>,
+    config: Option<PathBuf>,
+}
+
+impl PassedOn {
+    /// As arguments.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let verbose = (0..self.verbose).map(|_| OsString::from("--verbose"));
+        let log = self.log.iter().flat_map(|log| ["--log".into(), log.into()]);
+        let config = self.config.iter().flat_map(|config| ["--config".into(), config.into()]);
+        verbose.chain(log).chain(config).collect()
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +74,8 @@ pub(crate) enum Command {
     Functions(Target),
     /// Show what the cluster's nodes are doing.
     Status(Target),
+    /// Show the settings, and where each comes from: flag, environment, file or default.
+    Config(Config),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -47,6 +88,13 @@ impl Command {
     pub(crate) const fn logs_to_stderr(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Dev(_))
     }
+
+    /// The name of the node that the command runs, if it runs one.
+    pub(crate) fn node(&self) -> Option<String> {
+        let Self::Run(run) = self else { return None };
+        let role = run.role.to_possible_value()?;
+        Some(format!("{}-{}", role.get_name(), run.node))
+    }
 }
 
 /// How the cluster on this machine is laid out.
@@ -57,29 +105,49 @@ pub(crate) struct Machine {
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Engines; each serves HTTP and runs functions.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, default_value_t = 2, env = "HALFMOON_ENGINES",
+        value_parser = clap::value_parser!(u32).range(ENGINES))]
     pub(crate) engines: u32,
 
     /// What an acknowledgement means: flushed on two of three disks, or merely in the memory of two
-    /// of three nodes (faster, and lost with the power).
-    #[arg(long, value_enum, default_value_t = Durability::Flush)]
+    /// of three nodes (faster, and lost with the power). A cluster keeps what it was founded with.
+    #[arg(long, value_enum, default_value_t = Durability::Flush, env = "HALFMOON_DURABILITY")]
     pub(crate) durability: Durability,
 
     /// MiB of a segment of a storage node's logs, written ahead of time. Each node needs disk space
     /// for about four; smaller ones save space and make a new node start sooner.
-    #[arg(long, default_value_t = SEGMENT_MIB, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
+        value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
 }
 
+/// How many engines a cluster on one machine may have.
+pub(crate) const ENGINES: std::ops::RangeInclusive<i64> = 1..=16;
+/// How many MiB a segment may have.
+pub(crate) const SEGMENT_MIBS: std::ops::RangeInclusive<i64> = 1..=1024;
+
+/// Port of the first engine's gateway unless said otherwise.
+pub(crate) const PORT: u16 = 8080;
 /// MiB of a segment unless said otherwise.
 pub(crate) const SEGMENT_MIB: u32 = 64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Durability {
     /// On two of three disks.
     Flush,
     /// In the memory of two of three nodes.
     MemoryQuorum,
+}
+
+impl Durability {
+    /// As flags, files and reports name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "flush",
+            Self::MemoryQuorum => "memory-quorum",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +156,7 @@ pub(crate) struct Dev {
     pub(crate) machine: Machine,
 
     /// Port of the first engine's HTTP gateway; the others take the ports after it. 0: any free one.
-    #[arg(long, default_value_t = 8080, env = "HALFMOON_PORT")]
+    #[arg(long, default_value_t = PORT, env = "HALFMOON_PORT")]
     pub(crate) port: u16,
 
     /// All roles as threads of this process: for debuggers and small machines.
@@ -129,6 +197,24 @@ pub(crate) struct Demo {
     /// Only these protocols [default: all four].
     #[arg(long, value_delimiter = ',')]
     pub(crate) protocols: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+
+    /// Port of the first engine's HTTP gateway.
+    #[arg(long, default_value_t = PORT, env = "HALFMOON_PORT")]
+    pub(crate) port: u16,
+
+    /// Address of an engine's gateway, as host:port [default: found in the data directory].
+    #[arg(long, env = "HALFMOON_SERVER")]
+    pub(crate) server: Option<String>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which cluster to talk to.
@@ -260,7 +346,8 @@ pub(crate) struct Run {
     pub(crate) http: std::net::SocketAddr,
 
     /// MiB of a segment of a storage node's logs.
-    #[arg(long, default_value_t = SEGMENT_MIB, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
+        value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
 
     /// End when standard input does: a child process does not outlive its supervisor.

@@ -1,5 +1,7 @@
 //! Where a cluster on one machine keeps its things, and who its nodes are.
 
+use std::fs::{File, TryLockError};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -41,14 +43,24 @@ impl Layout {
         self.root.join(format!("{role}-{node}"))
     }
 
-    /// Makes the directories and founds the cluster, unless that was done before.
-    pub(crate) fn found(&self, durability: Durability) -> anyhow::Result<FileStore> {
-        std::fs::create_dir_all(&self.root).with_context(|| {
-            format!(
-                "cannot make the data directory {}; choose another with --data-dir",
+    /// Makes the directories and founds the cluster, unless that was done before. Nobody else runs a
+    /// cluster there as long as the result lives.
+    pub(crate) fn found(&self, durability: Durability) -> anyhow::Result<Founded> {
+        let unusable =
+            |what| format!("cannot {what} {}; choose another with --data-dir", self.root.display());
+        std::fs::create_dir_all(&self.root).with_context(|| unusable("make the data directory"))?;
+        let lock = File::create(self.root.join("lock"))
+            .with_context(|| unusable("write to the data directory"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another cluster runs in {}; stop it, or give this one another directory with --data-dir",
                 self.root.display()
-            )
-        })?;
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| unusable("lock the data directory"));
+            }
+        }
         let store = FileStore::open(self.meta())?;
         match cluster::read(&store) {
             Ok(_) => {}
@@ -57,7 +69,7 @@ impl Layout {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(store)
+        Ok(Founded { meta: store, _lock: lock })
     }
 
     /// Opens the metadata of a cluster that is there.
@@ -68,6 +80,52 @@ impl Layout {
             self.root.display()
         );
         Ok(FileStore::open(self.meta())?)
+    }
+}
+
+/// A data directory that is this process's alone.
+pub(crate) struct Founded {
+    pub(crate) meta: FileStore,
+    _lock: File,
+}
+
+/// Where the engines of a cluster on one machine serve HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EnginePorts {
+    /// Of the first engine, the others follow; 0: any.
+    first: u16,
+    engines: u16,
+}
+
+impl EnginePorts {
+    pub(crate) fn new(first: u16, engines: u32) -> anyhow::Result<Self> {
+        let engines = u16::try_from(engines)?;
+        anyhow::ensure!(
+            first.checked_add(engines).is_some(),
+            "the engines' ports do not fit below 65536; choose a lower --port"
+        );
+        Ok(Self { first, engines })
+    }
+
+    /// The engines, and where each listens.
+    pub(crate) fn engines(self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        (0..self.engines).map(move |index| {
+            let port = if self.first == 0 { 0 } else { self.first + index };
+            (engine(u32::from(index)), SocketAddr::from(([127, 0, 0, 1], port)))
+        })
+    }
+
+    /// Sees that nobody else listens there: better said at once than found out by every engine.
+    pub(crate) fn check(self) -> anyhow::Result<()> {
+        for (_, address) in self.engines() {
+            TcpListener::bind(address).with_context(|| {
+                format!(
+                    "cannot serve HTTP on {address}; stop what listens there, or choose another \
+                     port with --port (0: any free one)"
+                )
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,13 @@
 //! Log lines on standard error.
 
-use tracing_subscriber::EnvFilter;
+use std::io::{self, Write};
 
-/// Starts logging. `HALFMOON_LOG` (a `tracing` filter) wins over `--verbose`.
-pub(crate) fn start(verbose: u8, wanted: bool) {
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Starts logging. A filter (of `tracing`) counts in place of `--verbose`. Lines of a `node` begin
+/// with its name: all nodes of a machine may write to one place.
+pub(crate) fn start(verbose: u8, wanted: bool, filter: Option<&str>, node: Option<String>) {
     let level = match (verbose, wanted) {
         (0, true) => "info",
         (0, false) => "error",
@@ -11,10 +15,50 @@ pub(crate) fn start(verbose: u8, wanted: bool) {
         (2, _) => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_env("HALFMOON_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new(filter.unwrap_or(level)))
+        .with_writer(Lines { begin: node.map_or_else(String::new, |node| format!("{node} ")) })
         .with_target(false)
         .init();
+}
+
+/// A filter that can be used.
+pub(crate) fn parse_filter(filter: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(filter) {
+        Ok(_) => Ok(filter.to_owned()),
+        Err(error) => Err(format!(
+            "{filter:?} is no log filter ({error}); allowed are error, warn, info, debug and trace, \
+             also by module as in warn,halfmoon_storage=debug"
+        )),
+    }
+}
+
+/// Standard error; each line begins with the name of who says it.
+struct Lines {
+    begin: String,
+}
+
+struct Line<'a> {
+    begin: &'a str,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { begin: &self.begin }
+    }
+}
+
+impl Write for Line<'_> {
+    /// An event comes whole, and leaves in one piece.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = [self.begin.as_bytes(), event].concat();
+        io::stderr().lock().write_all(&line)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }

@@ -5,15 +5,15 @@
 mod cli;
 mod client;
 mod commands;
+mod config;
 mod layout;
 mod logging;
+mod notify;
 mod roles;
 mod stop;
 mod supervisor;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,9 +24,12 @@ fn main() -> ExitCode {
     if is_function_binary() {
         halfmoon::serve(halfmoon_bench::travel::app());
     }
-    let cli = cli::Cli::parse();
-    logging::start(cli.verbose, cli.command.logs_to_stderr());
-    match commands::run(cli) {
+    let ran = config::parse().and_then(|(cli, origins)| {
+        let wanted = cli.command.logs_to_stderr();
+        logging::start(cli.verbose, wanted, cli.log.as_deref(), cli.command.node());
+        commands::run(cli, &origins)
+    });
+    match ran {
         Ok(code) => code,
         Err(error) => {
             complain(&error);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Part};
@@ -12,14 +13,17 @@ use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
 use crate::cli::{Machine, RoleName, Run};
-use crate::layout::{self, Layout};
-use crate::stop;
+use crate::layout::{self, EnginePorts, Founded, Layout};
+use crate::{notify, stop};
 
 /// Runs one role in the foreground.
 pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
-    stop::on_request(options.until_stdin_ends, move || asked.store(true, Ordering::Release))?;
+    stop::on_request(options.until_stdin_ends, move || {
+        asked.store(true, Ordering::Release);
+        notify::stopping();
+    })?;
     let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(&options.meta)?);
     let place = Place {
         node: NodeId(options.node),
@@ -28,9 +32,48 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         http: options.http,
         segment_mib: options.segment_mib,
     };
+    if notify::is_wanted() {
+        tell_when_ready(Arc::clone(&meta), options.role.into(), place.node, Arc::clone(&stop))?;
+    }
     run_role(options.role, place, meta, stop)?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How often it is looked whether a role serves.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A role publishes its address in the metadata store once it serves: that is when the service
+/// manager is told that it is ready.
+fn tell_when_ready(
+    meta: Arc<dyn MetaStore>,
+    role: Role,
+    node: NodeId,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    let before = nodes::find(&*meta, role, node)?;
+    std::thread::Builder::new().name("ready".into()).spawn(move || {
+        while !stop.load(Ordering::Acquire) {
+            match nodes::find(&*meta, role, node) {
+                Ok(Some(entry)) if Some(&entry) != before.as_ref() => return notify::ready(),
+                Ok(_) => std::thread::sleep(LOOK_EVERY),
+                Err(error) => {
+                    return tracing::warn!(%error, "the service manager is not told of readiness");
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Sequencer => Self::Sequencer,
+            RoleName::Storage => Self::Storage,
+            RoleName::Engine => Self::Engine,
+        }
+    }
 }
 
 /// Where a node is and what it listens on.
@@ -83,7 +126,7 @@ pub(crate) struct InProcess {
 }
 
 struct Threads {
-    meta: FileStore,
+    founded: Founded,
     engines: u32,
 }
 
@@ -91,9 +134,9 @@ impl InProcess {
     /// Starts them.
     pub(crate) fn start(
         layout: &Layout,
-        meta: FileStore,
+        founded: Founded,
         machine: &Machine,
-        port: u16,
+        ports: EnginePorts,
     ) -> anyhow::Result<Self> {
         let engines = machine.engines;
         let segment_mib = machine.segment_mib;
@@ -113,16 +156,14 @@ impl InProcess {
             threads.push(thread);
             anyhow::Ok(())
         };
-        for index in 0..engines {
-            let port = if port == 0 { 0 } else { port + u16::try_from(index)? };
-            let http = SocketAddr::from(([127, 0, 0, 1], port));
-            start(RoleName::Engine, "engine", layout::engine(index), http)?;
+        for (node, http) in ports.engines() {
+            start(RoleName::Engine, "engine", node, http)?;
         }
         start(RoleName::Sequencer, "sequencer", layout::SEQUENCER, any)?;
         for node in layout::STORAGE {
             start(RoleName::Storage, "storage", node, any)?;
         }
-        Ok(Self { stop, threads, cluster: Arc::new(Threads { meta, engines }) })
+        Ok(Self { stop, threads, cluster: Arc::new(Threads { founded, engines }) })
     }
 
     /// The cluster, as benchmarks see it. Its parts cannot be killed one by one.
@@ -149,7 +190,7 @@ impl Cluster for Threads {
 
     fn gateway(&self, engine: usize) -> Option<SocketAddr> {
         let id = layout::engine(u32::try_from(engine).ok()?);
-        nodes::find(&self.meta, Role::Engine, id).ok()??.gateway
+        nodes::find(&self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {

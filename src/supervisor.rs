@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Part};
-use halfmoon_meta::{FileStore, nodes};
+use halfmoon_meta::nodes;
 use halfmoon_wire::{NodeId, Role};
 
-use crate::layout::{self, Layout};
+use crate::cli::PassedOn;
+use crate::layout::{self, EnginePorts, Founded, Layout};
+use crate::notify;
 
 /// How often dead children are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -46,9 +48,9 @@ struct Node {
 struct Shared {
     binary: PathBuf,
     layout: Layout,
-    meta: FileStore,
+    founded: Founded,
     segment_mib: u32,
-    verbose: u8,
+    passed_on: PassedOn,
     log_files: bool,
     nodes: Mutex<Nodes>,
 }
@@ -66,12 +68,10 @@ pub(crate) struct Supervisor {
 
 /// How the children are to be run.
 pub(crate) struct Options {
-    pub(crate) engines: u32,
-    /// Port of the first engine; 0: any.
-    pub(crate) port: u16,
+    pub(crate) ports: EnginePorts,
     /// MiB of a segment of a storage node's logs.
     pub(crate) segment_mib: u32,
-    pub(crate) verbose: u8,
+    pub(crate) passed_on: PassedOn,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
 }
@@ -90,8 +90,8 @@ impl Supervisor {
     /// Starts all nodes; they find each other by the metadata store.
     pub(crate) fn start(
         layout: Layout,
-        meta: FileStore,
-        options: &Options,
+        founded: Founded,
+        options: Options,
     ) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("cannot tell where this program lies")?;
         let now = Instant::now();
@@ -105,22 +105,15 @@ impl Supervisor {
         let mut by_id: BTreeMap<_, _> =
             layout::STORAGE.map(|id| node(Kind::Storage, id, any)).into();
         by_id.extend([node(Kind::Sequencer, layout::SEQUENCER, any)]);
-        for index in 0..options.engines {
-            let port = match options.port {
-                0 => 0,
-                first => first
-                    .checked_add(u16::try_from(index).unwrap_or(u16::MAX))
-                    .context("the engines' ports do not fit below 65536; choose a lower --port")?,
-            };
-            let http = SocketAddr::from(([127, 0, 0, 1], port));
-            by_id.extend([node(Kind::Engine, layout::engine(index), http)]);
+        for (id, http) in options.ports.engines() {
+            by_id.extend([node(Kind::Engine, id, http)]);
         }
         let shared = Arc::new(Shared {
             binary,
             layout,
-            meta,
+            founded,
             segment_mib: options.segment_mib,
-            verbose: options.verbose,
+            passed_on: options.passed_on,
             log_files: options.log_files,
             nodes: Mutex::new(Nodes { by_id, stopping: false }),
         });
@@ -235,7 +228,9 @@ impl Shared {
             .arg(&directory)
             .arg("--meta")
             .arg(self.layout.meta())
-            .args((0..self.verbose).map(|_| "--verbose"))
+            .args(self.passed_on.arguments())
+            // Who started this process is told by it alone when all are ready.
+            .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         if self.log_files {
@@ -282,7 +277,7 @@ impl Cluster for Shared {
 
     fn gateway(&self, engine: usize) -> Option<SocketAddr> {
         let id = layout::engine(u32::try_from(engine).ok()?);
-        nodes::find(&self.meta, Role::Engine, id).ok()??.gateway
+        nodes::find(&self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {

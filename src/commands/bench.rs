@@ -8,9 +8,9 @@ use halfmoon_bench::log::{Floors, IDLE_EVERY, LogBench, Point, floors};
 use halfmoon_wire::NodeId;
 use serde_json::json;
 
-use crate::cli::{Bench, BenchLog, Durability, SEGMENT_MIB};
+use crate::cli::{Bench, BenchLog, PassedOn, SEGMENT_MIB};
 use crate::commands::show::print;
-use crate::layout::Layout;
+use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{Options, Supervisor};
 
 /// The benchmark's own id among the engines.
@@ -18,13 +18,13 @@ const BENCH_NODE: NodeId = NodeId(99);
 /// The depth and size whose rate has a name of its own in the JSON.
 const NAMED: (usize, usize) = (128, 256);
 
-pub(crate) fn run(what: &Bench, verbose: u8) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(what: &Bench, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     match what {
-        Bench::Log(options) => log(options, verbose),
+        Bench::Log(options) => log(options, passed_on),
     }
 }
 
-fn log(options: &BenchLog, verbose: u8) -> anyhow::Result<ExitCode> {
+fn log(options: &BenchLog, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     let directory = match &options.data_dir {
         Some(directory) => directory.clone(),
         // Here, not in /tmp: that is memory on many machines, and a flush of memory costs nothing.
@@ -32,7 +32,7 @@ fn log(options: &BenchLog, verbose: u8) -> anyhow::Result<ExitCode> {
     };
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
-    let measured = measure(options, verbose, &directory);
+    let measured = measure(options, passed_on, &directory);
     if options.data_dir.is_none() {
         std::fs::remove_dir_all(&directory).ok();
     }
@@ -68,7 +68,7 @@ impl Single {
 
 fn measure(
     options: &BenchLog,
-    verbose: u8,
+    passed_on: PassedOn,
     directory: &std::path::Path,
 ) -> anyhow::Result<Measured> {
     let say = |text: &str| {
@@ -80,10 +80,14 @@ fn measure(
     say("measuring the floors D and F …");
     let before = both()?;
     let layout = Layout::new(Some(directory.join("state")))?;
-    let meta = layout.found(options.durability.into())?;
-    let supervised =
-        Options { engines: 0, port: 0, segment_mib: SEGMENT_MIB, verbose, log_files: true };
-    let supervisor = Supervisor::start(layout.clone(), meta, &supervised)?;
+    let founded = layout.found(options.durability.into())?;
+    let supervised = Options {
+        ports: EnginePorts::new(0, 0)?,
+        segment_mib: SEGMENT_MIB,
+        passed_on,
+        log_files: true,
+    };
+    let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;
     let lasting = Duration::from_secs(options.seconds);
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE)
         .with_context(|| format!("the nodes' logs are in {}/*.log", layout.root().display()))?;
@@ -128,7 +132,7 @@ fn as_json(options: &BenchLog, measured: &Measured) -> serde_json::Value {
         },
         "rate_256b_128_per_s": named.map(|point| point.rate_per_s),
         "points": points,
-        "durability": durability(options.durability),
+        "durability": options.durability.name(),
         "transport": "tcp",
     })
 }
@@ -157,13 +161,6 @@ fn show(options: &BenchLog, measured: &Measured) {
     }
     print(&format!(
         "durability: {}; transport: tcp; all roles on this machine",
-        durability(options.durability)
+        options.durability.name()
     ));
-}
-
-const fn durability(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Flush => "flush",
-        Durability::MemoryQuorum => "memory-quorum",
-    }
 }

@@ -11,15 +11,15 @@ use halfmoon_bench::cluster::{Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 
-use crate::cli::{Demo, SEGMENT_MIB};
+use crate::cli::{Demo, PassedOn, SEGMENT_MIB};
 use crate::commands::show::print;
-use crate::layout::Layout;
+use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
 
 /// How long the cluster may take to come up.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
-pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     let options = options(&arguments)?;
     let begin = Instant::now();
     let json = arguments.json;
@@ -31,15 +31,14 @@ pub(crate) fn run(arguments: Demo, verbose: u8) -> anyhow::Result<ExitCode> {
     let state = arguments.output.join("state");
     remove(&state)?;
     let layout = Layout::new(Some(state.clone()))?;
-    let meta = layout.found(halfmoon_meta::Durability::Flush)?;
+    let founded = layout.found(halfmoon_meta::Durability::Flush)?;
     let supervised = supervisor::Options {
-        engines: 2,
-        port: 0,
+        ports: EnginePorts::new(0, 2)?,
         segment_mib: SEGMENT_MIB,
-        verbose,
+        passed_on,
         log_files: true,
     };
-    let supervisor = Supervisor::start(layout, meta, &supervised)?;
+    let supervisor = Supervisor::start(layout, founded, supervised)?;
     let gateways = Arc::new(Gateways::new(supervisor.cluster()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let binary = std::env::current_exe().context("cannot tell where this program lies")?;

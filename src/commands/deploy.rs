@@ -44,7 +44,14 @@ pub(crate) fn run(options: &Deploy) -> anyhow::Result<ExitCode> {
         },
     )?;
     if !reply.status.is_success() {
-        anyhow::bail!("not deployed: {}", complaint(&reply));
+        // A file that cannot be a function binary is most often one that was not meant.
+        let hint = if reply.status.as_u16() == 400 {
+            "; a function binary is an executable whose main ends with halfmoon::serve(app), or in C \
+             with hm_serve(app)"
+        } else {
+            ""
+        };
+        anyhow::bail!("{} is not deployed: {}{hint}", options.binary.display(), complaint(&reply));
     }
     let deployed: Value = serde_json::from_slice(&reply.body)?;
     if options.target.json {

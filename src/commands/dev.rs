@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use halfmoon_bench::cluster::{Cluster, Gateways, wait_until_up};
 
-use crate::cli::{Dev, Durability};
+use crate::cli::{Dev, Durability, PassedOn};
 use crate::commands::show::print;
-use crate::layout::Layout;
+use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{Options, Supervisor};
-use crate::{roles, stop};
+use crate::{notify, roles, stop};
 
 /// How long the cluster may take to come up before that is reported as an error.
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -24,24 +24,25 @@ impl From<Durability> for halfmoon_meta::Durability {
     }
 }
 
-pub(crate) fn run(options: &Dev, verbose: u8) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let layout = Layout::new(options.machine.data_dir.clone())?;
-    let meta = layout.found(options.machine.durability.into())?;
+    let founded = layout.found(options.machine.durability.into())?;
+    let ports = EnginePorts::new(options.port, options.machine.engines)?;
+    ports.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if options.in_process {
-        let roles = roles::InProcess::start(&layout, meta, &options.machine, options.port)?;
+        let roles = roles::InProcess::start(&layout, founded, &options.machine, ports)?;
         runtime.block_on(serve(begin, roles.cluster(), &layout, options))?;
         roles.stop()?;
     } else {
         let supervised = Options {
-            engines: options.machine.engines,
-            port: options.port,
+            ports,
             segment_mib: options.machine.segment_mib,
-            verbose,
+            passed_on,
             log_files: false,
         };
-        let supervisor = Supervisor::start(layout.clone(), meta, &supervised)?;
+        let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;
         runtime.block_on(serve(begin, supervisor.cluster(), &layout, options))?;
         supervisor.stop();
     }
@@ -77,6 +78,8 @@ async fn serve(
     };
     print(&format!("  state: {} ({durability})", layout.root().display()));
     print("next: halfmoon deploy ./your-binary, then halfmoon invoke NAME '{…}'; Ctrl-C stops");
+    notify::ready();
     stop::wait_for_signal().await;
+    notify::stopping();
     Ok(())
 }

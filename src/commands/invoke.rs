@@ -12,6 +12,9 @@ use crate::cli::Invoke;
 use crate::client::{Send, send};
 use crate::commands::show::{complaint, print};
 
+/// Bytes of an input. The engine has the same limit; it answers and closes before so long a body has
+/// gone, which the sender sees only as a broken connection.
+const INPUT_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Exit code when the function has not ended: it goes on, and may be asked for.
 const STILL_RUNNING: u8 = 75;
 
@@ -23,6 +26,12 @@ pub(crate) fn run(options: &Invoke) -> anyhow::Result<ExitCode> {
     } else {
         options.input.clone().into_bytes()
     };
+    anyhow::ensure!(
+        input.len() <= INPUT_MAX_BYTES,
+        "the input has {} bytes, more than the {INPUT_MAX_BYTES} that are allowed; write large data \
+         to a table and pass its key",
+        input.len()
+    );
     let what = if options.asynchronous { "start" } else { "invoke" };
     let path = format!("/v1/functions/{}/{what}", options.function);
     let deadline = (options.timeout * 1000).to_string();

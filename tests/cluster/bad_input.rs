@@ -49,6 +49,8 @@ fn something_that_is_no_function_binary_is_not_deployed() {
     assert!(text(&output.stderr).contains("not deployed"), "{}", text(&output.stderr));
     let output = halfmoon(&["deploy", "/bin/true", "--server", &dev.server()]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let said = text(&output.stderr);
+    assert!(said.contains("/bin/true") && said.contains("halfmoon::serve"), "{said}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ const ROUNDS: u64 = 10;
 const CLIENTS: usize = 4;
 
 /// Sends keyed requests until the cluster is gone; notes which were acknowledged.
-async fn load(dev: &Dev, round: u64, acknowledged: &Shared<BTreeSet<String>>, warm: &Notify) {
+pub async fn load(dev: &Dev, round: u64, acknowledged: &Shared<BTreeSet<String>>, warm: &Notify) {
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
         clients.push(async move {
@@ -71,7 +71,7 @@ fn nothing_acknowledged_is_missing_after_everything_is_killed_ten_times() {
 }
 
 /// Every acknowledged order was processed, and once.
-async fn check(dev: &Dev, acknowledged: &Shared<BTreeSet<String>>) {
+pub async fn check(dev: &Dev, acknowledged: &Shared<BTreeSet<String>>) {
     let ids: Vec<String> = acknowledged.lock().unwrap().iter().cloned().collect();
     for ids in ids.chunks(100) {
         let found: Value = dev.result("inspect", &json!({ "ids": ids }), None).await;

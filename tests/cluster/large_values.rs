@@ -5,7 +5,7 @@ use halfmoon_bench::http::{Call, Client};
 use hyper::Method;
 use serde_json::json;
 
-use crate::support::{Dev, PATIENCE, Scratch, block_on, text};
+use crate::support::{Dev, PATIENCE, Scratch, block_on, example, text};
 
 /// A counter of an engine.
 async fn counter(dev: &Dev, name: &str) -> u64 {
@@ -26,9 +26,7 @@ async fn counter(dev: &Dev, name: &str) -> u64 {
 fn a_value_of_one_mib_is_seen_where_the_network_has_put_it() {
     let scratch = Scratch::new();
     let dev = Dev::start(&scratch.path("data"));
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("examples/large_values");
-    dev.deploy(program.to_str().unwrap());
+    dev.deploy(&example("large_values"));
     block_on(async {
         let len = 1 << 20;
         assert_eq!(dev.result("store", &json!(len), None).await, json!(len));

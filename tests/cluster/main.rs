@@ -3,6 +3,10 @@
 
 mod bad_input;
 mod crash;
+mod disk;
 mod everyday;
 mod large_values;
+mod settings;
+mod strangers;
 mod support;
+mod unruly;

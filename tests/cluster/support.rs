@@ -1,17 +1,17 @@
 //! A cluster of real processes for a test, and requests to it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use halfmoon_bench::http::{Call, Client, Reply, RequestError};
 use hyper::Method;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 /// The `halfmoon` command of this build.
@@ -23,7 +23,24 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A `halfmoon dev` with everything it started.
 pub struct Dev {
     process: Child,
+    log: PathBuf,
     pub engines: Vec<SocketAddr>,
+}
+
+/// An example of this build.
+pub fn example(name: &str) -> String {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    program.to_str().unwrap().to_owned()
+}
+
+/// Notes that a test cannot run here: it must not look as if it had passed.
+pub fn skip(test: &str, why: &str) {
+    println!("skipped: {why}");
+    if let Some(file) = std::env::var_os("HALFMOON_SKIP_FILE") {
+        let mut file = std::fs::File::options().create(true).append(true).open(file).unwrap();
+        writeln!(file, "{test}: {why}").unwrap();
+    }
 }
 
 /// The command with arguments, its output taken.
@@ -42,17 +59,19 @@ impl Dev {
     }
 
     pub fn start_with(data: &Path, arguments: &[&str]) -> Self {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(data.with_extension("log"))
-            .unwrap();
-        let mut process = Command::new(HALFMOON)
+        Self::start_by(Command::new(HALFMOON), data, arguments)
+    }
+
+    /// Starts it by a command that takes what `halfmoon` takes.
+    pub fn start_by(mut halfmoon: Command, data: &Path, arguments: &[&str]) -> Self {
+        let log = data.with_extension("log");
+        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut process = halfmoon
             .args(["dev", "--port", "0", "--data-dir"])
             .arg(data)
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(file)
             .process_group(0)
             .spawn()
             .unwrap();
@@ -64,26 +83,51 @@ impl Dev {
                 engines.push(address.parse().unwrap());
             }
             if line.starts_with("next:") {
-                return Self { process, engines };
+                return Self { process, log, engines };
             }
         }
         process.wait().unwrap();
-        let log = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+        let log = std::fs::read_to_string(log).unwrap_or_default();
         panic!("the cluster did not come up:\n{log}");
     }
 
     /// SIGKILL to every process of the cluster at once, workers included.
     pub fn kill_everything(mut self) {
-        let group = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
-        kill_process_group(group, Signal::KILL).unwrap();
+        kill_process_group(self.pid(), Signal::KILL).unwrap();
         self.process.wait().unwrap();
     }
 
     /// SIGTERM, and whether it ended as it should.
-    pub fn stop(mut self) -> bool {
-        let process = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
-        rustix::process::kill_process(process, Signal::TERM).unwrap();
+    pub fn stop(self) -> bool {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        self.ended_well()
+    }
+
+    /// Waits for the end of the command; whether it ended as it should.
+    pub fn ended_well(mut self) -> bool {
         self.process.wait().unwrap().success()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap()
+    }
+
+    /// What the cluster has said on standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until the cluster has said something.
+    pub fn until_said(&self, what: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| line.contains(what)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < end, "{what:?} was never said:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Address of the first engine, as `--server` takes it.
