@@ -62,7 +62,7 @@ fn shared_memory() -> Result<(u64, u64)> {
 
 /// Writes a value of as many bytes as the input says.
 fn grow(ctx: &mut Ctx, bytes: usize) -> Result<usize> {
-    ctx.write("large", "one", &vec![1; bytes])?;
+    ctx.write("large", "one", vec![1; bytes])?;
     Ok(bytes)
 }
 
@@ -78,11 +78,7 @@ fn shout(_: &mut Ctx, input: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn main() {
-    let brief = |name: &str, handler| {
-        Function::new(name, handler).timeout(Duration::from_secs(1)).max_attempts(2)
-    };
-    let bad: [(&str, fn(&mut Ctx, &[u8]) -> Result<Vec<u8>>); 3] =
-        [("crash", crash), ("hang", hang), ("scribble", scribble)];
+    let brief = |function: Function| function.timeout(Duration::from_secs(1)).max_attempts(2);
     let app = App::new()
         .table(Table::new("counters").transactional())
         .table(Table::new("large"))
@@ -90,7 +86,9 @@ fn main() {
         .function("crash_once", crash_once)
         .function("measure", measure)
         .function("shout", shout)
-        .function("grow", halfmoon::json(grow));
-    let app = bad.into_iter().fold(app, |app, (name, run)| app.function_with(brief(name, run)));
+        .function("grow", halfmoon::json(grow))
+        .function_with(brief(Function::new("crash", crash)))
+        .function_with(brief(Function::new("hang", hang)))
+        .function_with(brief(Function::new("scribble", scribble)));
     halfmoon::serve(app)
 }

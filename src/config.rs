@@ -173,7 +173,7 @@ fn with_defaults(mut command: clap::Command, values: &BTreeMap<&str, String>) ->
         .map(|(name, value)| (*name, value.clone()))
         .collect();
     for (name, value) in settings {
-        command = command.mut_arg(name.to_owned(), |arg| arg.default_value(value));
+        command = command.mut_arg(name, |arg| arg.default_value(value));
     }
     let below: Vec<String> =
         command.get_subcommands().map(|below| below.get_name().to_owned()).collect();

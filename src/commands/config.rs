@@ -38,11 +38,11 @@ pub(crate) fn run(
         return Ok(ExitCode::SUCCESS);
     }
     for (name, value) in settings {
-        let text = match &value {
-            Value::Null if name == "server" => "found in the data directory".to_owned(),
-            Value::Null => "by command".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let text = match (value.as_str(), value.is_null()) {
+            (Some(text), _) => text.to_owned(),
+            (None, true) if name == "server" => "found in the data directory".to_owned(),
+            (None, true) => "info for dev and run, else error".to_owned(),
+            (None, false) => value.to_string(),
         };
         let from = match origins.of(name) {
             From::Default => "default".to_owned(),

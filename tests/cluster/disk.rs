@@ -115,7 +115,8 @@ fn a_damaged_segment_stops_its_node_with_what_to_do_and_the_cluster_goes_on() {
     assert!(dev.stop());
     let segment = data.join("storage-2/log/0000000000000001.seg");
     let file = File::options().read(true).write(true).open(segment).unwrap();
-    let (at, mut byte) = (4 * 4096 + 100, [0]);
+    // The head of the batch after the segment's start, whatever was batched.
+    let (at, mut byte) = (4096, [0]);
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     let dev = Dev::start_with(&data, &["--segment-mib", "1"]);

@@ -157,13 +157,13 @@ impl NodeError {
     /// The embedded engine in `path` failed; a full disk is told apart.
     pub(crate) fn store(path: &Path) -> impl FnOnce(fjall::Error) -> Self {
         let path = path.to_owned();
-        move |source| match &source {
-            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error))
-                if is_full(error) =>
-            {
-                Self::Full { path }
-            }
-            _ => Self::Store { path, source },
+        move |source| {
+            let full = matches!(
+                &source,
+                fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error))
+                    if is_full(error)
+            );
+            if full { Self::Full { path } } else { Self::Store { path, source } }
         }
     }
 
