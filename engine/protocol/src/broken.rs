@@ -71,6 +71,8 @@ pub enum Broken {
     NoRestart,
     /// A callee that must log does not ask for Init.
     NeverAsksForInit,
+    /// A root does not hear that the Init which its callee waits for was refused.
+    NeverWatchesInit,
     /// Any commit record found at the next position is taken for this transaction's.
     AnyCommitIsMine,
     /// A transaction goes on at its own cursor when a peer committed at another.

@@ -66,7 +66,7 @@ impl<O: Ops> Attempt<O> {
 
     /// Waits for the answer to an Init that is on its way; for ever, if none is.
     pub(crate) async fn init_answered(&mut self) -> Done<(), O> {
-        if !matches!(self.init, InitState::Posted(_)) {
+        if !matches!(self.init, InitState::Posted(_)) || broken!(NeverWatchesInit) {
             return std::future::pending().await;
         }
         self.settle_init().await

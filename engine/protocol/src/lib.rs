@@ -20,6 +20,10 @@
 //! | `Fault` | park | to the root's driver |
 //! | `Refused` | to the function | to the function |
 //! | `Ops` | attempt again after backoff | to the root's driver |
+//!
+//! Whenever the driver of a root waits for its worker or for a callee, it also waits for
+//! [`Attempt::watch_init`]: a callee that must log waits for an Init, and nobody else hears that the
+//! one which was sent is refused.
 
 #![forbid(unsafe_code)]
 

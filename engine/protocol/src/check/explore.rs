@@ -134,7 +134,7 @@ impl<'a> Explorer<'a> {
             let known = inner.world.init_of(root_id(index)).is_some()
                 || detached && !inner.detached.is_empty();
             let due = known || spec.keyed || spec.attempts.len() == 1 && !detached;
-            if terminal && due && self.scenario.cancel.is_none() {
+            if terminal && due {
                 return Err(format!("root {index} can never end"));
             }
             if known || detached && self.is_detaching() && !terminal {

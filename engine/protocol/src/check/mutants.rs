@@ -52,6 +52,7 @@ const MUTANTS: &[(Broken, &str)] = &[
     (Broken::CancelJudgedFirst, "cancel: peers"),
     (Broken::NoRestart, "read: peers and a stranger"),
     (Broken::NeverAsksForInit, "mixed: a read_only callee asks for Init"),
+    (Broken::NeverWatchesInit, "cancel: before the Init that a callee needs"),
     (Broken::AnyCommitIsMine, "transaction: one without a record, then one with"),
     (Broken::CommitCursorIgnored, "transaction: increment"),
     (Broken::UncoveredReadOnly, "transaction: read-only after a log-free write"),

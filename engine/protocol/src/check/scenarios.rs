@@ -383,6 +383,12 @@ fn others() -> Vec<Scenario> {
         )
         .cancelled(0),
         case(
+            "cancel: before the Init that a callee needs",
+            &[&[Call(2), W(A, 3)], &[R(B)], &[W(B, 2), W(X, 1)]],
+            &[at_tail(0), at_tail(1)],
+        )
+        .cancelled(0),
+        case(
             "cancel: with a callee",
             &[&[Call(2), W(A, 3)], &[R(B)], &[W(B, 2), W(X, 1)]],
             &[root(0, false, &[When::AtTail, When::Init(root_id(0))]), at_tail(1)],

@@ -1,7 +1,8 @@
 //! The session driver that runs small programs.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -10,7 +11,7 @@ use super::program::{NO_OBJECT, Observed, Op, RootSpec, Scenario, Txn, root_id};
 use super::stage::{Never, Reply, When};
 use super::world::Val;
 use crate::attempt::{BeginTransaction, Callee, SideEffect};
-use crate::call::{Begin, Ended, Envelope, Input, Outcome, Status};
+use crate::call::{Begin, Ended, Envelope, Input, Outcome, Point, Status};
 use crate::root::{Request, Start, Started};
 use crate::transaction::Commit;
 use crate::{Attempt, Mode, Stop, root};
@@ -20,6 +21,13 @@ type Stopped = Stop<Val, Never>;
 enum Returned {
     Outcome(Outcome<Val>, Option<Vec<Observed>>),
     Lost,
+}
+
+/// What a session hears that waits for callees.
+enum Heard {
+    Done,
+    WantsInit,
+    Init(Result<(), Stopped>),
 }
 
 type Return = Rc<RefCell<Option<Returned>>>;
@@ -127,8 +135,12 @@ pub(crate) async fn root_session(
                 return;
             }
             Err(Stop::RunLost) => {}
-            // Init, before a keyed reply, met a cancel request.
-            Err(Stop::Cancelled) => return,
+            // Init, before a keyed reply, met a cancel request: none will ever get past it.
+            Err(Stop::Cancelled) => {
+                let (result, point) = (Val::small(&[]), Point::default());
+                let ended = Ended { status: Status::Cancelled, result, point };
+                return replied(&mock, index, &ended, Some(session.observed));
+            }
             Err(Stop::Ended(ended)) => return replied(&mock, index, &ended, None),
             Err(stop) => return mock.violated(format!("root {index}: {stop}")),
         }
@@ -342,9 +354,7 @@ impl Session<'_> {
     }
 
     async fn join(&mut self, attempt: &mut Attempt<Mock>, slots: &[Return]) -> Result<(), Stopped> {
-        while self.wait(|| slots.iter().all(|slot| slot.borrow().is_some())).await {
-            attempt.send_init().await?;
-        }
+        self.wait(attempt, || slots.iter().all(|slot| slot.borrow().is_some())).await?;
         let (mut outcomes, mut seen) = (Vec::new(), 0);
         for slot in slots {
             let Some(Returned::Outcome(outcome, observed)) = slot.take() else {
@@ -360,14 +370,28 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Waits until `done` (false) or until a callee asks for Init (true).
-    async fn wait(&self, done: impl Fn() -> bool) -> bool {
-        poll_fn(|_| match (self.mock.take_wants_init(), done()) {
-            (true, _) => Poll::Ready(true),
-            (false, true) => Poll::Ready(false),
-            (false, false) => Poll::Pending,
-        })
-        .await
+    /// Waits until `done`. Meanwhile Init is sent if a callee asks for it, and its answer heard.
+    async fn wait(
+        &self,
+        attempt: &mut Attempt<Mock>,
+        done: impl Fn() -> bool,
+    ) -> Result<(), Stopped> {
+        loop {
+            let heard = {
+                let mut answered = pin!(attempt.watch_init());
+                poll_fn(|context| match (self.mock.take_wants_init(), done()) {
+                    (true, _) => Poll::Ready(Heard::WantsInit),
+                    (false, true) => Poll::Ready(Heard::Done),
+                    (false, false) => answered.as_mut().poll(context).map(Heard::Init),
+                })
+                .await
+            };
+            match heard {
+                Heard::Done => return Ok(()),
+                Heard::WantsInit => attempt.send_init().await?,
+                Heard::Init(answer) => answer?,
+            }
+        }
     }
 
     async fn first_of(
@@ -380,9 +404,7 @@ impl Session<'_> {
         let slots =
             [self.begin(attempt, one, false).await?, self.begin(attempt, other, false).await?];
         let calls: Vec<u32> = attempt.outstanding().collect();
-        while self.wait(|| slots.iter().any(|slot| slot.borrow().is_some())).await {
-            attempt.send_init().await?;
-        }
+        self.wait(attempt, || slots.iter().any(|slot| slot.borrow().is_some())).await?;
         let first = usize::from(slots[0].borrow().is_none());
         let won = attempt.select(calls[first]).await?;
         let won = usize::from(won != calls[0]);
