@@ -19,6 +19,8 @@ pub(crate) struct Journal<F> {
     ready: SegmentId,
     preparing: bool,
     buffers: Vec<AlignedBuffer>,
+    /// Buffers that may still be made: a node that is never busy needs one.
+    unmade: usize,
     flying: Vec<Write>,
     durable: bool,
 }
@@ -30,8 +32,8 @@ impl<F: Clone> Journal<F> {
     pub(crate) fn new(which: Which, segments: Vec<Segment<F>>, durable: bool) -> Self {
         let ready = segments.last().map_or(SegmentId(0), |segment| segment.id);
         let files = segments.into_iter().map(|segment| (segment.id, segment)).collect();
-        let buffers = (0..IN_FLIGHT_MAX).map(|_| AlignedBuffer::zeroed(WRITE_MAX_BYTES)).collect();
-        Self { which, files, ready, preparing: false, buffers, flying: Vec::new(), durable }
+        let (preparing, buffers, flying) = (false, Vec::new(), Vec::new());
+        Self { which, files, ready, preparing, buffers, unmade: IN_FLIGHT_MAX, flying, durable }
     }
 
     /// Whether all files bypass the page cache.
@@ -45,7 +47,7 @@ impl<F: Clone> Journal<F> {
         disk: &mut impl Disk<File = F>,
         mut next: impl FnMut(SegmentId, &mut [u8]) -> Option<Write>,
     ) {
-        while let Some(mut buffer) = self.buffers.pop() {
+        while let Some(mut buffer) = self.buffer() {
             let Some(write) = next(self.ready, buffer.bytes_mut()) else {
                 self.buffers.push(buffer);
                 return;
@@ -57,6 +59,13 @@ impl<F: Clone> Journal<F> {
             disk.write(&segment.file, write.offset, buffer, write.len, self.durable, token);
             self.flying.push(write);
         }
+    }
+
+    fn buffer(&mut self) -> Option<AlignedBuffer> {
+        self.buffers.pop().or_else(|| {
+            self.unmade = self.unmade.checked_sub(1)?;
+            Some(AlignedBuffer::zeroed(WRITE_MAX_BYTES))
+        })
     }
 
     /// Has the next segment made ready, if it is not.
