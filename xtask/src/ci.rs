@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::run::{self, Tally, announce, cargo, succeeds};
-use crate::{test, tidy};
+use crate::{sim, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -19,6 +19,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     tally.add(Tally::of(clippy()?));
     tally.add(Tally::of(documentation()?));
     tally.add(test::run(&test::Arguments::default())?);
+    tally.add(Tally::of(sim::few()?));
     if has_mutants()? {
         tally.add(Tally::of(mutants()?));
     } else {

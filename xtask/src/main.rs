@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`.
+//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`, `sim`.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
@@ -7,6 +7,7 @@ mod ci;
 mod cluster;
 mod power;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -33,6 +34,8 @@ enum Command {
     Tidy,
     /// Plant every known bug in the protocols; the exhaustive tests must catch each
     Mutants,
+    /// Run a whole cluster in the simulator, once per seed: faults of all kinds, checked at every step
+    Sim(sim::Arguments),
     /// Kill all processes of a cluster at once, ten times, and look for what was acknowledged
     Chaos,
     /// Lose power in the middle of writes, on devices that forget what they were not told to flush
@@ -65,6 +68,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
         Command::Ci(arguments) => return ci::run(&arguments),
         Command::Tidy => tidy::run()?,
         Command::Mutants => return ci::mutants(),
+        Command::Sim(arguments) => return sim::run(&arguments),
         Command::Chaos => return ci::chaos(),
         Command::Power(arguments) => power::command(arguments)?,
     };

@@ -82,6 +82,16 @@ const PACKAGES: &[Package] = &[
             "halfmoon",
         ],
     ),
+    node(
+        "halfmoon-sim",
+        &[
+            "halfmoon-log",
+            "halfmoon-protocol",
+            "halfmoon-sequencer",
+            "halfmoon-storage",
+            "halfmoon-client",
+        ],
+    ),
     package("xtask", Shell, &[]),
 ];
 

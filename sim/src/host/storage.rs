@@ -1,0 +1,144 @@
+//! A storage node: the role, on a simulated disk.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use halfmoon_meta::{NodeEntry, nodes};
+use halfmoon_storage::{NodeError, Role, RoleConfig};
+use halfmoon_transport::{Endpoint, EndpointOptions};
+use halfmoon_wire::{Hello, NodeId, Role as WireRole};
+
+use super::{CLUSTER, Env, Machine, Turned, listen_at};
+use crate::disk::{Drive, SimDisk};
+use crate::net::{Host, SimTransport};
+use crate::time::{Clock, MILLI};
+
+/// Longest sleep, in ns, as of a node on a thread.
+const SLEEP_NS: u64 = 50 * MILLI;
+
+/// Bytes of a segment: the least, so that many are used.
+const SEGMENT_BYTES: u64 = 512 << 10;
+
+/// Bytes where an engine leaves large values.
+const STAGING_BYTES: usize = 256 << 10;
+
+const READS_BACK: &str = "what was flushed reads back after any crash";
+const GOES_ON: &str = "a storage node stops only when a write fails";
+
+pub(crate) struct StorageHost {
+    env: Env,
+    machine: usize,
+    node: NodeId,
+    host: Host,
+    clock: Clock,
+    drive: Drive,
+    life: Option<Life>,
+}
+
+struct Life {
+    role: Role<SimTransport, SimDisk>,
+    entry: NodeEntry,
+    is_published: bool,
+}
+
+impl StorageHost {
+    pub(crate) fn new(
+        env: Env,
+        machine: usize,
+        node: NodeId,
+        host: Host,
+        clock: Clock,
+        drive: Drive,
+    ) -> Self {
+        Self { env, machine, node, host, clock, drive, life: None }
+    }
+
+    pub(crate) fn drive(&self) -> &Drive {
+        &self.drive
+    }
+
+    fn config(&self) -> RoleConfig {
+        RoleConfig {
+            segment_bytes: SEGMENT_BYTES,
+            state_segment_bytes: SEGMENT_BYTES,
+            staging_bytes: STAGING_BYTES,
+            ..RoleConfig::new(PathBuf::new(), self.node, CLUSTER)
+        }
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        self.env.base + Duration::from_nanos(self.clock.local(self.env.now()))
+    }
+
+    fn open(&self) -> Option<Life> {
+        let env = &self.env;
+        let incarnation = nodes::next_incarnation(&env.meta, self.node).ok()?;
+        let meta = env.meta.clone();
+        let find = move |node| {
+            let found = nodes::find(&meta, WireRole::Storage, node).ok()?;
+            found.map(|entry| entry.address)
+        };
+        let config = self.config();
+        let ground = match self.drive.open(&config, Box::new(find)) {
+            Ok(ground) => ground,
+            Err(error) => {
+                env.judge.object(env.now(), READS_BACK, format!("node {}: {error}", self.node));
+                return None;
+            }
+        };
+        let role = WireRole::Storage;
+        let hello = Hello { cluster: CLUSTER, role, node: self.node, incarnation };
+        let transport = env.transport(self.machine, self.host);
+        let endpoint = Endpoint::new(transport, EndpointOptions::new(hello.to_bytes()));
+        let mut role = match Role::on(config, endpoint, ground, self.instant()) {
+            Ok(role) => role,
+            Err(error) => {
+                env.judge.object(env.now(), READS_BACK, format!("node {}: {error}", self.node));
+                return None;
+            }
+        };
+        let address = role.endpoint_mut().listen(&listen_at(self.host)).ok()?.parse().ok()?;
+        let entry = NodeEntry::new(WireRole::Storage, self.node, incarnation, address);
+        Some(Life { role, entry, is_published: false })
+    }
+}
+
+impl Machine for StorageHost {
+    fn host(&self) -> Host {
+        self.host
+    }
+
+    fn is_up(&self) -> bool {
+        self.life.is_some()
+    }
+
+    fn start(&mut self) -> bool {
+        self.life = self.open();
+        self.life.is_some()
+    }
+
+    fn turn(&mut self) -> Turned {
+        let (now, instant) = (self.env.now(), self.instant());
+        let Some(life) = &mut self.life else { return Turned::Died };
+        match life.role.turn(instant) {
+            Ok(more) => {
+                if !life.is_published && life.role.has_begun() {
+                    life.is_published = nodes::publish(&self.env.meta, &life.entry).is_ok();
+                }
+                Turned::Until(if more { now } else { now + SLEEP_NS })
+            }
+            Err(error) => {
+                if !matches!(error, NodeError::Flush { .. }) {
+                    self.env.judge.object(now, GOES_ON, format!("node {}: {error}", self.node));
+                }
+                self.crash(false);
+                Turned::Died
+            }
+        }
+    }
+
+    fn crash(&mut self, power: bool) {
+        self.life = None;
+        self.drive.crash(power);
+    }
+}

@@ -1,0 +1,163 @@
+//! What kind of run a seed is: how many machines, how bad the network and the disks are, what fails
+//! and how often.
+
+use crate::disk::DiskProfile;
+use crate::net::NetProfile;
+use crate::random::{Concern, Random};
+use crate::time::{MICRO, MILLI};
+
+/// What a run is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Scenario {
+    /// Appends, conditions, reads, cells: whatever fails.
+    Log,
+    /// The same, many appends at a time, and little that fails.
+    Bulk,
+}
+
+/// A fault that is brought about on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    /// A storage node's process ends.
+    KillStorage,
+    /// A storage node loses power.
+    PowerOffStorage,
+    /// All storage nodes lose power at once.
+    PowerOffAllStorage,
+    /// Every machine loses power at once.
+    PowerOffAll,
+    /// An engine's process ends.
+    KillEngine,
+    /// The sequencer's process ends.
+    KillSequencer,
+    /// Another sequencer takes an epoch while the old one goes on.
+    Takeover,
+    /// A machine stops for a while, and goes on as if nothing had been.
+    Pause,
+    /// One direction between two machines is cut for a while.
+    CutOneWay,
+    /// Both directions are.
+    CutBothWays,
+    /// One machine is cut off from all others, in one direction or both.
+    Isolate,
+    /// The lanes between two machines break.
+    BreakLanes,
+    /// A disk fails some writes for a while.
+    DiskFails,
+    /// A disk is slow for a while.
+    DiskSlow,
+    /// Calls of the metadata store fail for a while.
+    MetaFails,
+    /// A sequencer cannot reach the metadata store for a while.
+    MetaAlone,
+    /// The wall clock of a sequencer jumps.
+    ClockJumps,
+}
+
+/// All faults, each with its usual weight.
+pub const FAULTS: [(Fault, u64); 17] = [
+    (Fault::KillStorage, 10),
+    (Fault::PowerOffStorage, 10),
+    (Fault::PowerOffAllStorage, 4),
+    (Fault::PowerOffAll, 2),
+    (Fault::KillEngine, 6),
+    (Fault::KillSequencer, 8),
+    (Fault::Takeover, 12),
+    (Fault::Pause, 10),
+    (Fault::CutOneWay, 8),
+    (Fault::CutBothWays, 6),
+    (Fault::Isolate, 4),
+    (Fault::BreakLanes, 10),
+    (Fault::DiskFails, 3),
+    (Fault::DiskSlow, 3),
+    (Fault::MetaFails, 3),
+    (Fault::MetaAlone, 3),
+    (Fault::ClockJumps, 2),
+];
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What it is about.
+    pub scenario: Scenario,
+    /// Engines.
+    pub engines: usize,
+    /// Clients of each engine.
+    pub clients: usize,
+    /// Most appends that a client has under way at once.
+    pub burst: u64,
+    /// Longest pause of a client, in ns.
+    pub think_ns: u64,
+    /// How long things fail, in ns.
+    pub faults_ns: u64,
+    /// Mean time between two faults, in ns.
+    pub every_ns: u64,
+    /// Longest duration of a fault that lasts, in ns.
+    pub lasts_ns: u64,
+    /// Faults that occur, with their weights.
+    pub faults: Vec<(Fault, u64)>,
+    /// An engine's lease, in ms.
+    pub lease_ms: u32,
+    /// Most time that a turn of a machine takes, in ns.
+    pub turn_ns: u64,
+    /// The network.
+    pub net: NetProfile,
+    /// The disks.
+    pub disk: DiskProfile,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed, Concern::Plan, 0);
+        if random.chance(60_000) { Self::bulk(&mut random) } else { Self::log(&mut random) }
+    }
+
+    fn log(random: &mut Random) -> Self {
+        let mut faults: Vec<(Fault, u64)> = FAULTS.to_vec();
+        // Some runs know only a few kinds of faults, so that each is alone once in a while.
+        if random.chance(400_000) {
+            for (_, weight) in &mut faults {
+                *weight *= u64::from(random.chance(300_000));
+            }
+            faults.retain(|(_, weight)| *weight > 0);
+        }
+        let torn = if random.chance(300_000) { 300_000 } else { 10_000 };
+        let late = if random.chance(300_000) { 50_000 } else { 3_000 };
+        Self {
+            scenario: Scenario::Log,
+            engines: 1 + random.index(3),
+            clients: 1 + random.index(4),
+            burst: 1 + random.below(6),
+            think_ns: [100 * MICRO, MILLI, 5 * MILLI][random.index(3)],
+            faults_ns: random.within(100, 600) * MILLI,
+            every_ns: random.skewed(4, 80) * MILLI,
+            lasts_ns: [5, 40, 250][random.index(3)] * MILLI,
+            faults,
+            lease_ms: [100, 400, 2000][random.index(3)],
+            turn_ns: [2 * MICRO, 20 * MICRO, 200 * MICRO][random.index(3)],
+            net: NetProfile { torn, late: (late, 8 * MILLI), ..NetProfile::default() },
+            disk: DiskProfile::default(),
+        }
+    }
+
+    fn bulk(random: &mut Random) -> Self {
+        let faults = vec![(Fault::Takeover, 2), (Fault::PowerOffAllStorage, 1)];
+        Self {
+            scenario: Scenario::Bulk,
+            engines: 2,
+            clients: 4,
+            burst: 64,
+            think_ns: 20 * MICRO,
+            faults_ns: random.within(40, 80) * MILLI,
+            every_ns: 40 * MILLI,
+            lasts_ns: 5 * MILLI,
+            faults,
+            lease_ms: 2000,
+            turn_ns: 100 * MICRO,
+            net: NetProfile { torn: 2000, ..NetProfile::default() },
+            disk: DiskProfile::default(),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the engines of a run do.
+
+pub(crate) mod log;
+mod operations;

@@ -1,0 +1,171 @@
+//! What is done to a world on purpose.
+
+use super::{Event, Mend, SEQUENCERS, STORAGE, World};
+use crate::disk::DiskProfile;
+use crate::net::Host;
+use crate::plan::Fault;
+use crate::time::{MILLI, SECOND};
+
+/// Chance in a million that a call of the metadata store fails while it is in trouble.
+const META_TROUBLE: u64 = 300_000;
+
+/// Chance in a million that a write fails while a disk is in trouble.
+const DISK_TROUBLE: u64 = 30_000;
+
+impl World {
+    /// Something fails.
+    pub(super) fn fault(&mut self) {
+        let total: u64 = self.plan.faults.iter().map(|(_, weight)| weight).sum();
+        let mut left = self.chaos.below(total);
+        let faults = self.plan.faults.iter();
+        let chosen = faults.map(|(fault, weight)| (*fault, *weight)).find(|(_, weight)| {
+            let is_it = left < *weight;
+            left = left.saturating_sub(*weight);
+            is_it
+        });
+        let Some((fault, _)) = chosen else { return };
+        *self.counts.faults.entry(fault).or_default() += 1;
+        self.note(3000 + fault as u64);
+        tracing::info!(?fault, "something fails");
+        match fault {
+            Fault::KillStorage => self.kill(0..STORAGE, false),
+            Fault::PowerOffStorage => self.kill(0..STORAGE, true),
+            Fault::PowerOffAllStorage => self.power_off(|machine| machine < STORAGE),
+            Fault::PowerOffAll => self.power_off(|_| true),
+            Fault::KillEngine => self.kill(STORAGE + SEQUENCERS..self.paces.len(), false),
+            Fault::KillSequencer => self.kill(STORAGE..STORAGE + SEQUENCERS, false),
+            Fault::Takeover => self.take_over(),
+            Fault::Pause => self.pause(),
+            Fault::CutOneWay | Fault::CutBothWays | Fault::Isolate | Fault::BreakLanes => {
+                self.disturb(fault);
+            }
+            Fault::DiskFails | Fault::DiskSlow => self.spoil_disk(fault),
+            Fault::MetaFails => {
+                self.env.meta.set_trouble(META_TROUBLE);
+                self.mend_later(Mend::Meta);
+            }
+            Fault::MetaAlone => {
+                let until = self.env.now() + self.lasts();
+                let which = self.chaos.index(SEQUENCERS);
+                self.sequencers[which].leave_alone(until);
+            }
+            Fault::ClockJumps => {
+                let which = self.chaos.index(SEQUENCERS);
+                let ahead = self.chaos.below(20 * SECOND);
+                self.sequencers[which].jump(ahead);
+            }
+        }
+    }
+
+    fn lasts(&mut self) -> u64 {
+        self.chaos.skewed(MILLI / 10, self.plan.lasts_ns)
+    }
+
+    fn mend_later(&mut self, mend: Mend) {
+        let at = self.env.now() + self.lasts();
+        self.schedule(at, Event::Mend(mend));
+    }
+
+    pub(super) fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Heal(from, to) => self.env.net.heal(from, to),
+            Mend::Disk(which) => {
+                self.storage[which].drive().set_profile(self.plan.disk.clone());
+            }
+            Mend::Meta => self.env.meta.set_trouble(0),
+        }
+    }
+
+    fn kill(&mut self, range: std::ops::Range<usize>, power: bool) {
+        let machine = range.start + self.chaos.index(range.len());
+        if self.machine(machine).is_up() {
+            self.machine(machine).crash(power);
+            self.died(machine);
+        }
+    }
+
+    /// A sequencer takes an epoch, whether there is one or not. The one before, if it is another
+    /// machine's, goes on as long as it can.
+    fn take_over(&mut self) {
+        let machine = STORAGE + self.chaos.index(SEQUENCERS);
+        if self.machine(machine).is_up() {
+            self.machine(machine).crash(false);
+        }
+        self.start_at(machine, self.env.now());
+    }
+
+    fn pause(&mut self) {
+        let machine = self.chaos.index(self.paces.len());
+        let until = self.env.now() + self.lasts();
+        self.paces[machine].paused_until = until;
+        // What it would have done meanwhile it does then.
+        self.wake(machine, until);
+    }
+
+    fn disturb(&mut self, fault: Fault) {
+        let machines = self.paces.len();
+        // Engines have lanes only to the others.
+        let one = self.chaos.index(STORAGE + SEQUENCERS);
+        let other = (one + 1 + self.chaos.index(machines - 1)) % machines;
+        let (one, other) = (self.machine(one).host(), self.machine(other).host());
+        match fault {
+            Fault::BreakLanes => {
+                let notice_ns = self.lasts();
+                self.env.net.break_between(one, other, notice_ns);
+            }
+            Fault::CutBothWays => {
+                self.cut(one, other);
+                self.cut(other, one);
+            }
+            Fault::Isolate => {
+                let (to, from) = (self.chaos.chance(700_000), self.chaos.chance(700_000));
+                for machine in 0..machines {
+                    let other = self.machine(machine).host();
+                    if other != one && to {
+                        self.cut(other, one);
+                    }
+                    if other != one && from {
+                        self.cut(one, other);
+                    }
+                }
+            }
+            // One way, and nothing else is handed in here.
+            Fault::CutOneWay
+            | Fault::KillStorage
+            | Fault::PowerOffStorage
+            | Fault::PowerOffAllStorage
+            | Fault::PowerOffAll
+            | Fault::KillEngine
+            | Fault::KillSequencer
+            | Fault::Takeover
+            | Fault::Pause
+            | Fault::DiskFails
+            | Fault::DiskSlow
+            | Fault::MetaFails
+            | Fault::MetaAlone
+            | Fault::ClockJumps => self.cut(one, other),
+        }
+        if fault != Fault::BreakLanes && self.chaos.chance(300_000) {
+            // Whoever waits for too long gives the connection up.
+            let notice_ns = self.lasts();
+            self.env.net.break_between(one, other, notice_ns);
+        }
+    }
+
+    fn cut(&mut self, from: Host, to: Host) {
+        self.env.net.cut(from, to);
+        self.mend_later(Mend::Heal(from, to));
+    }
+
+    fn spoil_disk(&mut self, fault: Fault) {
+        let which = self.chaos.index(STORAGE);
+        let usual = self.plan.disk.clone();
+        let profile = if fault == Fault::DiskFails {
+            DiskProfile { fails: DISK_TROUBLE, ..usual }
+        } else {
+            DiskProfile { slow: (500_000, 30 * MILLI), ..usual }
+        };
+        self.storage[which].drive().set_profile(profile);
+        self.mend_later(Mend::Disk(which));
+    }
+}

@@ -1,0 +1,119 @@
+//! How a run goes on: things fail, then nothing does and everything has to end, then everything
+//! loses its power and all that was ever seen has to be seen again.
+
+use std::fmt::Write as _;
+
+use halfmoon_wire::SeqNum;
+
+use super::{Event, Phase, SEQUENCERS, STORAGE, World};
+use crate::disk::DiskProfile;
+use crate::host::Machine;
+use crate::time::{MILLI, SECOND};
+
+/// Once nothing fails, everything ends within so long.
+const CALM_NS: u64 = 60 * SECOND;
+
+/// How often it is looked whether there is a sequencer.
+const WATCH_NS: u64 = 20 * MILLI;
+
+const ENDS: &str = "once nothing fails any more, everything that was begun ends";
+const THERE: &str = "after a loss of power everywhere, everything that was seen is seen again";
+
+impl World {
+    pub(super) fn advance_phase(&mut self) {
+        let now = self.env.now();
+        match self.phase {
+            Phase::Faults(until) if now >= until => self.calm(),
+            Phase::Faults(_) | Phase::Over => {}
+            Phase::Calm(_) if self.work.running() == 0 => self.darken(),
+            Phase::Calm(until) if now >= until => {
+                let what =
+                    format!("{} clients still wait; {}", self.work.running(), self.describe());
+                self.env.judge.object(now, ENDS, what);
+            }
+            Phase::Calm(_) => {}
+            Phase::Dark { until, upto } => {
+                let sees = |applied: Option<SeqNum>| applied.is_some_and(|seq| seq.0 >= upto);
+                if self.engines.iter().all(|engine| sees(engine.applied())) {
+                    self.phase = Phase::Over;
+                } else if now >= until {
+                    let what = format!("the log reached {upto}; {}", self.describe());
+                    self.env.judge.object(now, THERE, what);
+                }
+            }
+        }
+    }
+
+    /// Nothing fails any more, and whoever is down comes back.
+    fn calm(&mut self) {
+        let now = self.env.now();
+        self.phase = Phase::Calm(now + CALM_NS);
+        self.work.stop();
+        self.mend_all();
+        for machine in 0..self.paces.len() {
+            self.paces[machine].paused_until = 0;
+            let is_sequencer = (STORAGE..STORAGE + SEQUENCERS).contains(&machine);
+            if self.machine(machine).is_up() {
+                self.wake(machine, now);
+            } else if !is_sequencer {
+                self.start_at(machine, now + MILLI);
+            }
+        }
+    }
+
+    fn mend_all(&mut self) {
+        self.env.net.heal_all();
+        self.env.meta.set_trouble(0);
+        for storage in &self.storage {
+            storage.drive().set_profile(DiskProfile { fails: 0, ..self.plan.disk.clone() });
+        }
+        for sequencer in &mut self.sequencers {
+            sequencer.leave_alone(0);
+        }
+    }
+
+    fn darken(&mut self) {
+        let now = self.env.now();
+        let upto = self.work.history().borrow().end().0;
+        self.phase = Phase::Dark { until: now + CALM_NS, upto };
+        self.power_off(|_| true);
+    }
+
+    /// The machines lose their power at once; they come back one by one.
+    pub(super) fn power_off(&mut self, which: impl Fn(usize) -> bool) {
+        for machine in (0..self.paces.len()).filter(|machine| which(*machine)) {
+            if self.machine(machine).is_up() {
+                self.machine(machine).crash(true);
+                self.note(2000 + machine as u64);
+                self.died(machine);
+            }
+        }
+    }
+
+    /// If nobody orders, or nobody who was told to is able to, another sequencer takes an epoch.
+    pub(super) fn watch(&mut self) {
+        let now = self.env.now();
+        self.schedule(now + WATCH_NS, Event::Watch);
+        let is_able = |host: &crate::host::sequencer::SequencerHost| host.is_up();
+        if self.sequencers.iter().any(is_able) {
+            return;
+        }
+        let machine = STORAGE + self.chaos.index(SEQUENCERS);
+        self.start_at(machine, now);
+    }
+
+    /// Who is where, for a person who reads of a violation.
+    pub(super) fn describe(&self) -> String {
+        let mut text = String::new();
+        for storage in &self.storage {
+            write!(text, "storage up {}; ", storage.is_up()).ok();
+        }
+        for sequencer in &self.sequencers {
+            write!(text, "sequencer {}; ", sequencer.describe()).ok();
+        }
+        for engine in &self.engines {
+            write!(text, "engine at {:?}; ", engine.applied().map(|seq| seq.0)).ok();
+        }
+        text
+    }
+}
