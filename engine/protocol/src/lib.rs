@@ -31,6 +31,7 @@
 pub mod broken;
 
 pub mod attempt;
+pub mod audit;
 mod boki;
 pub mod call;
 #[cfg(any(test, feature = "mutants"))]

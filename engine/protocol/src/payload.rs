@@ -239,7 +239,7 @@ impl Entry {
 
 impl Body {
     /// The Init of the root that it starts.
-    const fn detached(&self) -> Option<&Init> {
+    pub(crate) const fn detached(&self) -> Option<&Init> {
         if let Self::Detached(init) = self { Some(init) } else { None }
     }
 

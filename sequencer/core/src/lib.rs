@@ -5,6 +5,7 @@
 //! - [`leases`]: which engines live, who inherits from a dead one, and the safe point.
 //! - [`recovery`]: the start of an epoch: whose log is *the* log, and the tables it implies.
 //! - [`commit`]: what a quorum of storage nodes holds.
+//! - [`audit`]: what an ordered log must be, for those who check one.
 //! - [`tails`]: questions for the tail, answered only once the epoch is known to hold.
 //!
 //! Invariants, each with the tests that fail without it:
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod commit;
 pub mod leases;
 pub mod order;
@@ -25,6 +27,7 @@ mod tags;
 pub mod tails;
 pub mod window;
 
+pub use audit::{LogAudit, LogCounts, LogFlaw};
 pub use commit::Commit;
 pub use leases::{Leases, UnknownEngine};
 pub use order::{Order, ReplayError, Verdict};

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
-use halfmoon_wire::tag;
+use halfmoon_wire::{RecordRef, tag};
 
 use super::judge::is_sequential;
 use super::program::{Observed, Op, Scenario, root_id};
 use super::session::root_session;
 use super::stage::{Move, Reply, Stage, When};
-use super::world::Val;
+use super::world::{self, Val, World};
+use crate::audit::StepAudit;
 use crate::{Object, Protocol, root};
 
 /// What an exploration found.
@@ -122,6 +123,9 @@ impl<'a> Explorer<'a> {
             return Err(what.clone());
         }
         positions_are_unique(&inner.world.log)?;
+        if terminal {
+            steps_are_sound(&inner.world)?;
+        }
         let mut observed = Vec::new();
         for (index, spec) in self.scenario.roots.iter().enumerate() {
             let replies: Vec<&Reply> =
@@ -191,7 +195,7 @@ fn agreed(root: usize, first: &Reply, replies: &[&Reply]) -> Result<Vec<Observed
 }
 
 /// No two records stand at one position of a stream of steps, and every Init is its run's only one.
-fn positions_are_unique(log: &[super::world::Record]) -> Result<(), String> {
+fn positions_are_unique(log: &[world::Record]) -> Result<(), String> {
     let mut taken = BTreeMap::new();
     for record in log {
         for (stream, position) in &record.tags {
@@ -201,4 +205,27 @@ fn positions_are_unique(log: &[super::world::Record]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whoever audits the log afterwards finds nothing wrong, and every value that it names.
+fn steps_are_sound(world: &World) -> Result<(), String> {
+    let (mut audit, mut wrong) = (StepAudit::default(), None);
+    let mut bytes = Vec::new();
+    for (index, record) in world.log.iter().enumerate() {
+        bytes.clear();
+        world::encode(index, record, &mut bytes);
+        let parsed = RecordRef::parse(&bytes).map_err(|error| error.to_string())?;
+        let mut missing = None;
+        audit.record(
+            parsed,
+            |flaw| wrong = Some(format!("record {}: {flaw}", index + 1)),
+            |value| {
+                if !world.versions.contains_key(&(value.object.clone(), value.version)) {
+                    missing = Some(format!("record {} names a value that is not there", index + 1));
+                }
+            },
+        );
+        wrong = wrong.or(missing);
+    }
+    wrong.map_or(Ok(()), Err)
 }

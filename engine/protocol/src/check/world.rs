@@ -6,7 +6,10 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use halfmoon_wire::{CellTuple, Condition, InstanceId, SeqNum, Tag, VersionId, tag};
+use halfmoon_wire::{
+    CellTuple, Condition, Epoch, Incarnation, InstanceId, LocalId, NewRecord, NodeId, Origin,
+    RecordKind, SeqNum, Tag, TagPos, VersionId, tag,
+};
 
 use crate::Object;
 use crate::ops::{Append, AppendOutcome, Cell, Found, Value};
@@ -50,6 +53,23 @@ struct Prints {
     log: u64,
     cells: u64,
     versions: u64,
+}
+
+/// A record's bytes, as a log would hold them at this index.
+pub(crate) fn encode(index: usize, record: &Record, bytes: &mut Vec<u8>) {
+    let tags: Vec<TagPos> =
+        record.tags.iter().map(|(tag, position)| TagPos::new(*tag, *position)).collect();
+    let record = NewRecord {
+        seq: SeqNum(index as u64 + 1),
+        epoch: Epoch(1),
+        time_ns: 0,
+        origin: Origin { engine: NodeId(1), incarnation: Incarnation(1), local: LocalId(1) },
+        floor: SeqNum::MAX,
+        kind: RecordKind::Data,
+        tags: &tags,
+        payload: &record.payload,
+    };
+    record.encode(bytes);
 }
 
 impl Value for Val {
