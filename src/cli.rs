@@ -76,6 +76,11 @@ pub(crate) enum Command {
     Status(Target),
     /// Show the settings, and where each comes from: flag, environment, file or default.
     Config(Config),
+    /// Check what a cluster has on its disks: logs, replicas, steps, state.
+    ///
+    /// Exit code 0: sound. 1: something is wrong that no crash explains, or cannot be looked at.
+    /// Nodes may run; then their logs are checked and their state is not.
+    Verify(Verify),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -128,6 +133,21 @@ pub(crate) const SEGMENT_MIBS: std::ops::RangeInclusive<i64> = 1..=1024;
 
 /// Port of the first engine's gateway unless said otherwise.
 pub(crate) const PORT: u16 = 8080;
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Directories of storage nodes [default: those of the cluster in --data-dir].
+    pub(crate) nodes: Vec<PathBuf>,
+
+    /// Where a cluster on this machine keeps its state [default: $XDG_DATA_HOME/halfmoon/dev].
+    #[arg(long, env = "HALFMOON_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// MiB of a segment unless said otherwise.
 pub(crate) const SEGMENT_MIB: u32 = 64;
 

@@ -7,6 +7,7 @@ mod deploy;
 mod dev;
 mod invoke;
 mod show;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli, origins: &Origins) -> anyhow::Result<ExitCode> {
         Command::Functions(target) => show::functions(&target),
         Command::Status(target) => show::status(&target),
         Command::Config(options) => config::run(&options, cli.log.as_deref(), origins),
+        Command::Verify(options) => verify::run(&options),
         Command::Bench(what) => bench::run(&what, passed_on),
         Command::Run(options) => roles::run(&options),
     }

@@ -218,7 +218,12 @@ impl Command {
             Self::Deploy(deploy) => Some(&mut deploy.target),
             Self::Invoke(invoke) => Some(&mut invoke.target),
             Self::Functions(target) | Self::Status(target) => Some(target),
-            Self::Demo(_) | Self::Dev(_) | Self::Bench(_) | Self::Run(_) | Self::Config(_) => None,
+            Self::Demo(_)
+            | Self::Dev(_)
+            | Self::Verify(_)
+            | Self::Bench(_)
+            | Self::Run(_)
+            | Self::Config(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::support::{Dev, HALFMOON, Scratch, Shared, block_on};
+use crate::support::{Dev, HALFMOON, Scratch, Shared, block_on, halfmoon, text};
 
 /// How often everything is killed.
 const ROUNDS: u64 = 10;
@@ -65,6 +65,9 @@ fn nothing_acknowledged_is_missing_after_everything_is_killed_ten_times() {
     }
     let dev = Dev::start(&data);
     block_on(check(&dev, &acknowledged));
+    assert!(dev.stop());
+    let output = halfmoon(&["verify", "--data-dir", data.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
     let count = acknowledged.lock().unwrap().len();
     assert!(count > 50, "only {count} requests were acknowledged: that proves little");
     println!("{count} acknowledged over {ROUNDS} kills of everything, all there, each once");

@@ -10,3 +10,4 @@ mod settings;
 mod strangers;
 mod support;
 mod unruly;
+mod verify;

@@ -38,6 +38,11 @@ impl Index {
         self.runs.get(index).copied().filter(|run| run.first <= seq)
     }
 
+    /// All runs, in order.
+    pub(crate) fn runs(&self) -> impl ExactSizeIterator<Item = Run> + '_ {
+        self.runs.iter().copied()
+    }
+
     /// First position that is here.
     #[must_use]
     pub fn first(&self) -> Option<SeqNum> {

@@ -74,6 +74,11 @@ impl Recovered {
         &self.checkpoint
     }
 
+    /// Where its records lie, in order; what was cut is not among them.
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = Run> + '_ {
+        self.index.runs()
+    }
+
     /// The segment that is written next; files of later ones hold nothing.
     #[must_use]
     pub const fn segment(&self) -> SegmentId {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use halfmoon_log::{Batch, Log, LogConfig, LogId, Recovered, Scan, SegmentId};
+use halfmoon_log::{Batch, Log, LogConfig, LogId, Recovered, Run, Scan, SegmentId};
 use halfmoon_wire::NodeId;
 
 use crate::NodeError;
@@ -68,13 +68,7 @@ impl Home {
         cluster: u128,
     ) -> Result<Option<Identity>, NodeError> {
         let path = self.path("identity");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(NodeError::directory("read", &path)(source)),
-        };
-        let found = Identity::parse(&text)
-            .map_err(|what| NodeError::IdentityDamaged { path: path.clone(), what })?;
+        let Some(found) = Identity::read(&path)? else { return Ok(None) };
         if (found.node, found.cluster) == (node, cluster) {
             return Ok(Some(found));
         }
@@ -109,6 +103,17 @@ impl Identity {
         let [log, state] =
             [&id[..8], &id[8..]].map(|half| half.iter().fold(0, |id, b| id << 8 | u64::from(*b)));
         Ok(Self { node, cluster, log: LogId(log), state: LogId(state) })
+    }
+
+    /// What the file at `path` says; `None` when there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, NodeError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text)
+                .map(Some)
+                .map_err(|what| NodeError::IdentityDamaged { path: path.to_owned(), what }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(NodeError::directory("read", path)(source)),
+        }
     }
 
     fn to_text(self) -> String {
@@ -151,8 +156,19 @@ impl SegmentDir {
         &self,
         config: LogConfig,
         known: bool,
-        mut visit: impl FnMut(&Batch<'_>),
+        visit: impl FnMut(&Batch<'_>),
     ) -> Result<Opened<Arc<File>>, NodeError> {
+        let (recovered, ids) = self.scan(config, known, visit)?;
+        self.take_up(config, recovered, &ids)
+    }
+
+    /// As [`Self::recover`], but changes nothing: what the log amounts to, and its segments.
+    pub(crate) fn scan(
+        &self,
+        config: LogConfig,
+        known: bool,
+        mut visit: impl FnMut(&Batch<'_>),
+    ) -> Result<(Recovered, Vec<SegmentId>), NodeError> {
         let corrupt = |source| NodeError::Corrupt { path: self.path.clone(), source };
         let ids = self.list()?;
         let mut scan = Scan::new(config);
@@ -178,7 +194,23 @@ impl SegmentDir {
                 what: "the directory was in use, and holds no segment".to_owned(),
             }));
         }
-        self.take_up(config, recovered, &ids)
+        Ok((recovered, ids))
+    }
+
+    /// The bytes of a run, as they lie in its segment.
+    pub(crate) fn read_run(&self, run: &Run) -> Result<Vec<u8>, NodeError> {
+        let path = self.segment_path(run.segment);
+        let read = || {
+            let mut bytes = vec![0; usize::try_from(run.bytes).map_err(io::Error::other)?];
+            File::open(&path)?.read_exact_at(&mut bytes, run.offset)?;
+            Ok(bytes)
+        };
+        read().map_err(NodeError::directory("read", &path))
+    }
+
+    /// The segments of a log that is there, whose files it leaves as they are.
+    pub(crate) const fn look(path: PathBuf) -> Self {
+        Self { path, bytes: 0 }
     }
 
     fn take_up(

@@ -37,10 +37,10 @@ use crate::state::cache::Cache;
 use crate::state::entry::{base_key, cell_key, newer, split, version_key};
 use crate::state::request::{RequestError, parse_put};
 
-pub(crate) use entry::Assembler;
+pub(crate) use entry::{Assembler, Item};
 pub use entry::{Put, Rule};
-pub(crate) use store::Store;
 pub use store::{Engine, EngineEvent};
+pub(crate) use store::{Store, contents};
 
 /// The state store of one node.
 pub(crate) struct State<F> {

@@ -65,6 +65,7 @@ const PACKAGES: &[Package] = &[
     package("halfmoon-c", Unsafe { files: 2 }, &["halfmoon", "halfmoon-channel"]),
     node("halfmoon-sequencer", &["halfmoon-order"]),
     node("halfmoon-storage", &["halfmoon-log"]),
+    node("halfmoon-verify", &["halfmoon-order", "halfmoon-protocol", "halfmoon-storage"]),
     node("halfmoon-client", &["halfmoon-index"]),
     node(
         "halfmoon-engine",
@@ -79,6 +80,7 @@ const PACKAGES: &[Package] = &[
             "halfmoon-client",
             "halfmoon-engine",
             "halfmoon-bench",
+            "halfmoon-verify",
             "halfmoon",
         ],
     ),

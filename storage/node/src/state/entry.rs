@@ -120,6 +120,53 @@ pub(crate) fn parse_seq(stored: &[u8]) -> Option<SeqNum> {
     parse_u64(stored).map(SeqNum)
 }
 
+/// A stored key with its value, taken apart.
+pub(crate) enum Item<'a> {
+    Cell { object: ObjectKey<'a>, tuple: CellTuple, value: Option<&'a [u8]> },
+    Version { object: ObjectKey<'a>, version: VersionId, value: &'a [u8] },
+    Base { object: ObjectKey<'a>, seq: SeqNum, value: &'a [u8] },
+    Piece { hash: [u8; 32], offset: u64, total: u64, bytes: &'a [u8] },
+}
+
+impl<'a> Item<'a> {
+    /// `None` when that is none of them.
+    pub(crate) fn parse(key: &'a [u8], stored: &'a [u8]) -> Option<Self> {
+        let (kind, rest) = key.split_first()?;
+        if *kind == Kind::Blob as u8 {
+            let (hash, offset) = rest.split_first_chunk()?;
+            let offset = u64::from_be_bytes(offset.try_into().ok()?);
+            let (total, bytes) = stored.split_first_chunk()?;
+            return Some(Self::Piece {
+                hash: *hash,
+                offset,
+                total: u64::from_le_bytes(*total),
+                bytes,
+            });
+        }
+        let (len, rest) = rest.split_first_chunk()?;
+        let (table, key) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        let table = std::str::from_utf8(table).ok()?;
+        if *kind == Kind::Cell as u8 {
+            let (tuple, has_value) = parse_cell(stored)?;
+            let value = if has_value { Some(stored.get(CELL_HEAD_BYTES..)?) } else { None };
+            return Some(Self::Cell { object: ObjectKey { table, key }, tuple, value });
+        }
+        if *kind == Kind::Version as u8 {
+            let (key, version) = key.split_last_chunk()?;
+            let version = VersionId(u128::from_be_bytes(*version));
+            return Some(Self::Version {
+                object: ObjectKey { table, key },
+                version,
+                value: stored,
+            });
+        }
+        let (seq, value) = stored.split_first_chunk()?;
+        let seq = SeqNum(u64::from_le_bytes(*seq));
+        let is_base = *kind == Kind::Base as u8;
+        is_base.then_some(Self::Base { object: ObjectKey { table, key }, seq, value })
+    }
+}
+
 /// Splits a write into entries of at most `limit` bytes.
 pub(crate) fn split(put: &Put, limit: usize, mut take: impl FnMut(&[u8])) {
     let mut write = Vec::with_capacity(5 + put.key.len() + put.value.len());

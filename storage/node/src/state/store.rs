@@ -162,6 +162,53 @@ impl Drop for Store {
     }
 }
 
+/// All that the store at `path` holds, with `puts` on top: for whoever looks at a node that does not
+/// run. Cells come first; within a kind, keys ascend.
+pub(crate) fn contents(
+    path: &Path,
+    puts: &[Put],
+    mut visit: impl FnMut(&[u8], &[u8]),
+) -> Result<(), NodeError> {
+    let engine = Embedded::open(path)?;
+    for (keyspace, of_cells) in [(&engine.small, true), (&engine.large, false)] {
+        let is_small = |key: &[u8]| key.first() == Some(&(Kind::Cell as u8));
+        let here = puts.iter().filter(|put| is_small(&put.key) == of_cells);
+        merge(keyspace, winners(here), &mut visit).map_err(engine.failed())?;
+    }
+    Ok(())
+}
+
+/// Of several writes to one key, the one that counts.
+fn winners<'a>(puts: impl IntoIterator<Item = &'a Put>) -> BTreeMap<&'a [u8], &'a Put> {
+    let mut winners: BTreeMap<&[u8], &Put> = BTreeMap::new();
+    for put in puts {
+        if winners.get(&*put.key).is_none_or(|winner| put.beats(&winner.value)) {
+            winners.insert(&put.key, put);
+        }
+    }
+    winners
+}
+
+fn merge(
+    keyspace: &Keyspace,
+    mut on_top: BTreeMap<&[u8], &Put>,
+    visit: &mut impl FnMut(&[u8], &[u8]),
+) -> fjall::Result<()> {
+    for pair in keyspace.iter() {
+        let (key, value) = pair.into_inner()?;
+        while let Some(next) = on_top.first_entry().filter(|next| **next.key() < *key) {
+            visit(next.key(), &next.get().value);
+            next.remove();
+        }
+        match on_top.remove(&*key) {
+            Some(put) if put.beats(&value) => visit(&key, &put.value),
+            Some(_) | None => visit(&key, &value),
+        }
+    }
+    on_top.into_iter().for_each(|(key, put)| visit(key, &put.value));
+    Ok(())
+}
+
 fn thread(
     name: &'static str,
     run: impl FnOnce() + Send + 'static,
@@ -229,15 +276,8 @@ impl Embedded {
     }
 
     fn apply(&self, puts: &[Put]) -> fjall::Result<()> {
-        // Of several writes to a cell the one with the largest tuple counts.
-        let mut winners: BTreeMap<&[u8], &Put> = BTreeMap::new();
-        for put in puts {
-            if winners.get(&*put.key).is_none_or(|winner| put.beats(&winner.value)) {
-                winners.insert(&put.key, put);
-            }
-        }
         let mut batch = self.database.batch();
-        for (key, put) in winners {
+        for (key, put) in winners(puts) {
             let keyspace = self.keyspace(key);
             if put.rule == Rule::Newer
                 && let Some(current) = keyspace.get(key)?

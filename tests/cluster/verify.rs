@@ -1,0 +1,94 @@
+//! `halfmoon verify` on what a cluster left behind: sound, and damaged in every way that matters.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::{Dev, HALFMOON, Scratch, block_on, halfmoon, text};
+
+/// A cluster that has done something of each kind, killed and started once in between.
+fn used(data: &Path) {
+    let dev = Dev::start(data);
+    dev.deploy(HALFMOON);
+    block_on(async {
+        for number in 0..20 {
+            let id = format!("verify-{number}");
+            dev.result("order", &json!({ "id": id }), Some(&id)).await;
+        }
+    });
+    dev.kill_everything();
+    let dev = Dev::start(data);
+    block_on(dev.result("order", &json!({ "id": "last" }), Some("last")));
+    assert!(dev.stop());
+}
+
+fn verify(data: &Path) -> (bool, Value) {
+    let output = halfmoon(&["verify", "--json", "--data-dir", data.to_str().unwrap()]);
+    let report = serde_json::from_slice(&output.stdout);
+    (output.status.success(), report.unwrap_or_else(|_| json!(text(&output.stderr))))
+}
+
+fn segments(data: &Path, node: u32, log: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(data.join(format!("storage-{node}")).join(log)).unwrap();
+    let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "seg"));
+    files.sort();
+    files
+}
+
+/// Flips a bit in the header of the batch that lies at this block of a file.
+fn flip(path: &Path, block: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let (at, mut byte) = (block * 4096 + 20, [0]);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[test]
+fn what_a_cluster_leaves_behind_is_sound_and_damage_is_found() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    used(&data);
+    let (sound, report) = verify(&data);
+    assert!(sound, "{report:#}");
+    assert_eq!(report["flaws"], 0);
+    assert_eq!(report["unfinished_roots"], 0, "{report:#}");
+    for counted in ["records", "roots", "steps", "on_quorum"] {
+        assert!(report[counted].as_u64().unwrap() >= 20, "{counted}: {report:#}");
+    }
+    assert!(report["epochs"].as_u64().unwrap() >= 2, "{report:#}");
+    assert_eq!(report["state"]["nodes"], 3);
+    assert_eq!(report["state"]["binaries"], 1);
+
+    // A bit in the middle of what was flushed.
+    flip(&segments(&data, 2, "log")[0], 2);
+    let (sound, report) = verify(&data);
+    assert!(!sound, "{report:#}");
+    let told = report["told"].to_string();
+    assert!(told.contains("damaged") && told.contains("storage-2"), "{told}");
+    flip(&segments(&data, 2, "log")[0], 2);
+
+    // Directories may be named, wherever they lie.
+    let (one, kept) = (data.join("storage-1"), scratch.path("kept"));
+    std::fs::rename(&one, &kept).unwrap();
+    let output =
+        halfmoon(&["verify", data.join("storage-2").to_str().unwrap(), kept.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).ends_with("flaws 0\n"));
+}
+
+#[test]
+fn a_cluster_that_runs_can_be_looked_at() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let dev = Dev::start(&data);
+    dev.deploy(HALFMOON);
+    block_on(dev.result("order", &json!({ "id": "one" }), Some("one")));
+    let (sound, report) = verify(&data);
+    assert!(sound, "{report:#}");
+    assert!(report["records"].as_u64().unwrap() > 0);
+    assert_eq!(report["state"], Value::Null, "its state has another user");
+    assert!(report["notes"].to_string().contains("runs"));
+    assert!(dev.stop());
+}
