@@ -167,7 +167,8 @@ fn csv(outcomes: &[Outcome]) -> String {
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
 padding:0 1rem;color:#1c2733}table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;\
-border-bottom:1px solid #d8dee6;text-align:right}th:first-child,td:first-child{text-align:left}\
+border-bottom:1px solid #d8dee6;text-align:right}th:first-child,td:first-child{text-align:left;\
+white-space:nowrap}\
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}.good{color:#0a7d45}.bad{color:#b3261e}\
 svg{width:100%;height:auto}text{font:12px system-ui,sans-serif;fill:#4a5866}small{color:#5d6b7a}";
 
@@ -207,6 +208,8 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
         )
         .ok();
     }
+    let latencies: Vec<_> =
+        outcomes.iter().map(|outcome| (outcome.protocol, outcome.latency().latency_us)).collect();
     let damage = verdict.unlogged_damage.map_or(String::new(), |damage| {
         format!("<p>Without logging, the same kills left <b>{damage}</b> damaged effects.</p>")
     });
@@ -221,7 +224,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
         verdict.lost,
         verdict.doubled,
         verdict.contradicted,
-        plot(outcomes),
+        plot(&latencies),
         escape(&provenance.version),
         escape(&provenance.host),
         escape(&provenance.transport),
@@ -234,6 +237,17 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// A power of ten of microseconds.
+fn in_words(us: f64) -> String {
+    if us >= 1e6 {
+        format!("{} s", us / 1e6)
+    } else if us >= 1e3 {
+        format!("{} ms", us / 1e3)
+    } else {
+        format!("{us} µs")
+    }
+}
+
 /// Quantiles on the x axis, further apart towards the tail; latency on a logarithmic y axis.
 const QUANTILES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
 const WIDTH: f64 = 760.0;
@@ -241,32 +255,35 @@ const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 70.0;
 
 #[expect(clippy::cast_precision_loss, reason = "latencies in µs, for drawing")]
-fn plot(outcomes: &[Outcome]) -> String {
-    let histograms: Vec<(Protocol, Histogram<u64>)> =
-        outcomes.iter().map(|o| (o.protocol, o.latency().latency_us)).collect();
+fn plot(histograms: &[(Protocol, Histogram<u64>)]) -> String {
     let values = || histograms.iter().flat_map(|(_, h)| QUANTILES.map(|q| h.value_at_quantile(q)));
     let low = (values().min().unwrap_or(1).max(1) as f64).log10().floor();
     let high = (values().max().unwrap_or(10).max(10) as f64).log10().ceil().max(low + 1.0);
     let x = |index: usize| LEFT + index as f64 * (WIDTH - LEFT - 20.0) / 8.0;
     let y = |us: f64| 20.0 + (high - us.max(1.0).log10()) / (high - low) * (HEIGHT - 60.0);
-    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>");
+    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>");
     let mut decade = low;
     while decade <= high {
         let (us, at) = (10f64.powf(decade), y(10f64.powf(decade)));
         write!(
             svg,
-            "<line x1={LEFT} x2={WIDTH} y1={at:.1} y2={at:.1} stroke='#d8dee6'/>\
-             <text x={:.1} y={:.1} text-anchor=end>{us} µs</text>",
+            "<line x1='{LEFT}' x2='{WIDTH}' y1='{at:.1}' y2='{at:.1}' stroke='#d8dee6'/>\
+             <text x='{:.1}' y='{:.1}' text-anchor='end'>{}</text>",
             LEFT - 8.0,
             at + 4.0,
+            in_words(us),
         )
         .ok();
         decade += 1.0;
     }
     for (index, quantile) in QUANTILES.iter().enumerate() {
-        let (at, label) = (x(index), format!("p{}", quantile * 100.0));
-        write!(svg, "<text x={at:.1} y={:.1} text-anchor=middle>{label}</text>", HEIGHT - 18.0)
-            .ok();
+        let label = match quantile {
+            0.0 => "least".to_owned(),
+            quantile => format!("p{}", quantile * 100.0),
+        };
+        let at = x(index);
+        let below = HEIGHT - 18.0;
+        write!(svg, "<text x='{at:.1}' y='{below:.1}' text-anchor='middle'>{label}</text>").ok();
     }
     for (line, (protocol, histogram)) in histograms.iter().enumerate() {
         let points: Vec<String> = QUANTILES
@@ -279,8 +296,8 @@ fn plot(outcomes: &[Outcome]) -> String {
         let colour = colour(*protocol);
         write!(
             svg,
-            "<polyline points='{}' fill=none stroke='{colour}' stroke-width=2.5/>\
-             <text x={:.1} y={:.1} style='fill:{colour};font-weight:600'>{}</text>",
+            "<polyline points='{}' fill='none' stroke='{colour}' stroke-width='2.5'/>\
+             <text x='{:.1}' y='{:.1}' style='fill:{colour};font-weight:600'>{}</text>",
             points.join(" "),
             LEFT + 14.0,
             34.0 + line as f64 * 17.0,
@@ -289,4 +306,34 @@ fn plot(outcomes: &[Outcome]) -> String {
         .ok();
     }
     svg + "</svg>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page is looked at by browsers that guess: every element of the plot is well-formed instead.
+    #[test]
+    fn the_plot_is_well_formed_and_has_a_line_for_every_protocol() {
+        let histograms = COLOURS.map(|(protocol, _)| {
+            let mut histogram = crate::load::histogram();
+            histogram.saturating_record(1500);
+            (protocol, histogram)
+        });
+        let svg = plot(&histograms);
+        assert_eq!(svg.matches("<polyline ").count(), COLOURS.len());
+        let mut open = Vec::new();
+        for tag in svg.split('<').skip(1).map(|rest| rest.split_once('>').unwrap().0) {
+            if let Some(name) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(name));
+            } else if !tag.ends_with("'/") {
+                open.push(tag.split(' ').next().unwrap());
+            }
+            for attribute in tag.split("='").skip(1) {
+                assert!(attribute.contains('\''), "{tag}");
+            }
+            assert!(!tag.replace("='", "").contains('='), "{tag} has an attribute without quotes");
+        }
+        assert!(open.is_empty(), "{open:?}");
+    }
 }
