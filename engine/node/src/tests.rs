@@ -61,6 +61,7 @@ struct Engine {
 /// Starts workers as threads of this process.
 struct Threads {
     app: App,
+    binaries: Binaries,
     /// Workers from here on say nothing at all.
     silent: Rc<Cell<bool>>,
     events: (Sender<Event>, Receiver<Event>),
@@ -119,8 +120,9 @@ impl Care for Threads {
         }
     }
 
-    fn store(&self, version: Version, _binary: Vec<u8>) {
-        panic!("binary {version} is there already");
+    fn store(&self, version: Version, binary: Vec<u8>) {
+        let outcome = self.binaries.store(version, &binary);
+        self.events.0.send(Event::Stored { version, outcome }).unwrap();
     }
 
     fn poll(&self) -> Option<Event> {
@@ -189,6 +191,7 @@ impl Engine {
         let silent = Rc::new(Cell::new(false));
         let care = Threads {
             app: app.clone(),
+            binaries: binaries.clone(),
             silent: Rc::clone(&silent),
             events: channel(),
             killed: RefCell::default(),

@@ -41,7 +41,7 @@ fn a_sequencer_that_is_away_for_long_parks_no_root() {
         ctx.write("t", "k", input)?;
         Ok(input.to_vec())
     });
-    let function = function.max_attempts(2).timeout(Duration::from_secs(5));
+    let function = function.max_attempts(2).timeout(Duration::from_secs(10));
     let mut engine = Engine::new(App::new().table("t").function_with(function));
     engine.world.kill_sequencer();
     let request = keyed("f", "key", b"in");
@@ -55,6 +55,28 @@ fn a_sequencer_that_is_away_for_long_parks_no_root() {
     let outcome = engine.answer(answer);
     assert_eq!(returned(&outcome), Some(&b"in"[..]), "{outcome:?}");
     assert_eq!(engine.counted(|m| &m.roots_parked_total), 0);
+}
+
+#[test]
+fn a_binary_that_cannot_be_fetched_for_long_parks_no_root() {
+    let function = Function::new("f", |_, input| Ok(input.to_vec())).max_attempts(1);
+    let mut engine = Engine::new(App::new().function_with(function));
+    std::fs::remove_dir_all(engine.directory.path().join("binaries")).unwrap();
+    std::fs::create_dir(engine.directory.path().join("binaries")).unwrap();
+    for node in 0..3 {
+        engine.world.node(node).mute = true;
+    }
+    let request = keyed("f", "key", b"in");
+    let id = request.id;
+    let answer = engine.invoke(request);
+    engine.until("another attempt", |engine| engine.counted(|m| &m.attempts_total) > 1);
+    let trouble = engine.trouble(id).unwrap();
+    assert!(trouble.contains("cannot fetch binary"), "{trouble}");
+    for node in 0..3 {
+        engine.world.node(node).mute = false;
+    }
+    let outcome = engine.answer(answer);
+    assert_eq!(returned(&outcome), Some(&b"in"[..]), "{outcome:?}");
 }
 
 #[test]
