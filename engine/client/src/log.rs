@@ -168,6 +168,12 @@ impl Log {
         self.0.submissions.borrow().is_evicted()
     }
 
+    /// Whether the log is not the one that was seen before: this client uses it no more.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.ended.get() == Some(Ended::Broken)
+    }
+
     /// How many appends have no answer.
     #[must_use]
     pub fn unanswered(&self) -> usize {

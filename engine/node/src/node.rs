@@ -66,6 +66,10 @@ pub enum RunError {
     /// The engine was silent for too long: another has its roots. Start it again.
     #[error("this engine was taken out of the log, another one has its roots; start it again")]
     Evicted,
+    /// The log lacks what this engine has seen of it, or breaks its own rules. What it holds in
+    /// memory is worth nothing then. Start it again.
+    #[error("the log is not the one that this engine has seen before; start it again")]
+    Broken,
 }
 
 type Lanes = Driver<Tcp, MetaDirectory>;
@@ -242,6 +246,9 @@ impl Node {
             self.turn()?;
             if self.hot.log.is_evicted() {
                 return Err(RunError::Evicted);
+            }
+            if self.hot.log.is_broken() {
+                return Err(RunError::Broken);
             }
         }
     }

@@ -216,6 +216,25 @@ fn whoever_waits_for_a_tail_that_is_lost_with_its_sequencer_asks_the_next_one() 
 }
 
 #[test]
+fn a_log_that_lacks_what_was_applied_is_used_no_more() {
+    let mut world = World::new();
+    world.ready();
+    for _ in 0..3 {
+        let log = world.driver.log();
+        let answer = world.run(async move { log.append(&request(&[], &[TAG])).await });
+        assert!(matches!(answer, Ok(Appended::At(_))));
+    }
+    let log = world.driver.log();
+    assert!(!log.is_broken());
+    world.kill_sequencer();
+    world.log.borrow_mut().recs.truncate(2);
+    world.start_sequencer();
+    world.until("the end of the client", |_| log.is_broken());
+    let answer = world.run(async move { log.append(&request(&[], &[TAG])).await });
+    assert_eq!(answer, Err(LogError::Broken));
+}
+
+#[test]
 fn a_record_that_memory_has_dropped_comes_from_a_node_that_answers() {
     let limits = Limits { cache_bytes: 1 << 20, ..Limits::default() };
     let mut world = World::with(
