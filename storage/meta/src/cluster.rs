@@ -211,6 +211,28 @@ pub fn next_epoch(store: &dyn MetaStore, node: NodeId) -> Result<ClusterInfo, Cl
     })
 }
 
+/// Takes the epoch after `after` for the sequencer `node`, if no other has been taken since: of
+/// several who saw the same sequencer fall silent, one gets it.
+///
+/// # Errors
+/// [`ClusterError::EpochTaken`] when somebody was faster. It may have been this very call, when the
+/// outcome of its write was unknown; the epoch is skipped then, which is harmless.
+pub fn take_epoch(
+    store: &dyn MetaStore,
+    node: NodeId,
+    after: Epoch,
+) -> Result<ClusterInfo, ClusterError> {
+    let pid = std::process::id();
+    change_cluster(store, |mut info| {
+        if let Some(holder) = info.holder.as_ref().filter(|holder| holder.epoch() != after) {
+            return Err(ClusterError::EpochTaken { epoch: holder.epoch, by: holder.node });
+        }
+        let epoch = after.next().0;
+        info.holder = Some(EpochHolder { epoch, node: node.0, pid });
+        Ok(Change::Write(info.clone(), info))
+    })
+}
+
 /// Proposes new members. They come into effect with the next epoch; until its opening record is
 /// committed by a quorum of them and [`mark_committed`] has written that down, every recovery also
 /// asks the sets before. Proposing what is the latest set already changes nothing.

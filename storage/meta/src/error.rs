@@ -135,6 +135,14 @@ pub enum ClusterError {
         /// The latest.
         current: u64,
     },
+    /// The epoch that was to be followed is not the last one any more.
+    #[error("sequencer {by} has taken epoch {epoch}")]
+    EpochTaken {
+        /// The last epoch.
+        epoch: u64,
+        /// Who took it.
+        by: u32,
+    },
     /// A later incarnation of this node has published itself.
     #[error("{key} belongs to incarnation {current}, which is later than {own}")]
     NodeSuperseded {

@@ -110,14 +110,14 @@ pub fn publish(store: &dyn MetaStore, entry: &NodeEntry) -> Result<(), ClusterEr
     })
 }
 
-/// Takes a node's address back at its orderly end. What another incarnation published stays.
+/// Takes a node's address back at its orderly end. What another life of it published stays.
 ///
 /// # Errors
 /// When the store fails.
 pub fn withdraw(store: &dyn MetaStore, entry: &NodeEntry) -> Result<(), ClusterError> {
     let key = key(entry.role, entry.node());
     let Some(found) = store.get(&key)? else { return Ok(()) };
-    if typed::decode::<NodeEntry>(&key, &found)?.incarnation != entry.incarnation {
+    if typed::decode::<NodeEntry>(&key, &found)? != *entry {
         return Ok(());
     }
     match store.delete(&key, found.revision) {

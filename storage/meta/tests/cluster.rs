@@ -62,6 +62,33 @@ fn epochs_grow_and_say_who_took_them() {
 }
 
 #[test]
+fn of_those_who_saw_the_same_epoch_end_one_takes_the_next() {
+    let (_directory, store) = founded();
+    assert_eq!(cluster::take_epoch(&store, A, Epoch(0)).unwrap().epoch(), Epoch(1));
+    assert_eq!(cluster::take_epoch(&store, B, Epoch(1)).unwrap().epoch(), Epoch(2));
+    let late = cluster::take_epoch(&store, C, Epoch(1));
+    assert!(matches!(late, Err(ClusterError::EpochTaken { epoch: 2, by: 12 })), "{late:?}");
+    assert_eq!(cluster::read(&store).unwrap().holder.unwrap().node(), B);
+    // Many at once.
+    let won = std::thread::scope(|scope| {
+        let take = |node| cluster::take_epoch(&store, NodeId(node), Epoch(2)).is_ok();
+        let all: Vec<_> = (20..28).map(|node| scope.spawn(move || take(node))).collect();
+        all.into_iter().map(|one| u32::from(one.join().unwrap())).sum::<u32>()
+    });
+    assert_eq!((won, cluster::read(&store).unwrap().epoch()), (1, Epoch(3)));
+}
+
+#[test]
+fn an_address_is_taken_back_only_by_the_life_that_published_it() {
+    let (_directory, store) = fresh();
+    let (first, second) = (engine(A, 1, 1000), engine(A, 1, 2000));
+    nodes::publish(&store, &first).unwrap();
+    nodes::publish(&store, &second).unwrap();
+    nodes::withdraw(&store, &first).unwrap();
+    assert_eq!(nodes::find(&store, Role::Engine, A).unwrap(), Some(second));
+}
+
+#[test]
 fn a_recovery_asks_every_set_since_the_last_one_marked() {
     let (_directory, store) = founded();
     let second = cluster::propose_members(&store, &[A, B, D]).unwrap();
