@@ -7,6 +7,7 @@
 
 mod append;
 mod codec;
+mod hello;
 mod ids;
 pub mod limits;
 mod message;
@@ -16,13 +17,12 @@ pub mod tag;
 
 pub use append::{Append, AppendParts, AppendView, Condition, Refusal};
 pub use codec::{DecodeError, Reader, Writer};
+pub use hello::{Hello, Role};
 pub use ids::{
     CellTuple, Epoch, Incarnation, InstanceId, LocalId, NodeId, Origin, RunId, SeqNum, Tag,
     VersionId,
 };
-pub use message::{
-    APPEND_EPOCH_AT, EpochStart, Hello, Message, Role, agreement, append_view, encode_append,
-};
+pub use message::{APPEND_EPOCH_AT, EpochStart, Message, agreement, append_view, encode_append};
 pub use record::{
     Evict, NewRecord, Open, RECORD_HEADER_BYTES, RecordKind, RecordRef, Records, SafePoint, TagPos,
     encoded_len,

@@ -4,11 +4,12 @@
 //! |---|---|---|
 //! | [`Message::Append`] | engine → sequencer | a record to order |
 //! | [`Message::Report`] | engine → sequencer | now and then: renews the engine's lease, carries its safe point |
-//! | [`Message::Follow`] | engine, storage → sequencer | stream to me from this position on |
+//! | [`Message::Follow`] | engine, storage, standby → sequencer | stream to me from this position on |
 //! | [`Message::AskTail`] / [`Message::Tail`] | engine ⇄ sequencer | the linearizable start of a root |
 //! | [`Message::Refused`] | sequencer → engine | an append was not ordered, and why |
 //! | [`Message::Welcome`] | sequencer → all | the epoch, its log's history, the window |
 //! | [`Message::Stream`] | sequencer → all | records back to back, contiguous |
+//! | [`Message::Heartbeat`] | sequencer → standby | the ordering loop turns; how far it is committed |
 //! | [`Message::Seal`] / [`Message::Sealed`] | sequencer ⇄ storage | the promise at the start of an epoch |
 //! | [`Message::Durable`] | storage → sequencer | watermark, as a message |
 //! | [`Message::Confirm`] / [`Message::Confirmed`] | sequencer ⇄ storage | does my epoch still hold? |
@@ -19,36 +20,9 @@
 
 use crate::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
 use crate::{
-    Append, AppendParts, AppendView, DecodeError, Epoch, Incarnation, LocalId, NodeId, Reader,
-    Refusal, SeqNum, StateReply, StateRequest, WIRE_VERSION, Writer,
+    Append, AppendParts, AppendView, DecodeError, Epoch, LocalId, NodeId, Reader, Refusal, SeqNum,
+    StateReply, StateRequest, Writer,
 };
-
-/// What a node does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum Role {
-    /// Orders appends.
-    Sequencer = 1,
-    /// Persists the log and holds state.
-    Storage = 2,
-    /// Runs functions.
-    Engine = 3,
-    /// A tool that reads: benchmarks, verification.
-    Observer = 4,
-}
-
-/// What each side of a new lane says first.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Hello {
-    /// The cluster that the node belongs to; lanes between clusters are refused.
-    pub cluster: u128,
-    /// What the node does.
-    pub role: Role,
-    /// Who it is.
-    pub node: NodeId,
-    /// Which life of it; for a sequencer its epoch.
-    pub incarnation: Incarnation,
-}
 
 /// Where an epoch's records begin in a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,6 +105,14 @@ pub enum Message<'a> {
         first: SeqNum,
         /// Whole records ([`crate::Records`]).
         records: &'a [u8],
+    },
+    /// The loop that orders has come by here. It is said by that loop and by nothing else, so it
+    /// ends when the loop does.
+    Heartbeat {
+        /// The epoch.
+        epoch: Epoch,
+        /// Last position that the sequencer knows to be committed; 0 while there is none.
+        committed: SeqNum,
     },
     /// Promise to serve nobody older than this epoch.
     Seal {
@@ -244,57 +226,6 @@ pub fn agreement(a: (&[EpochStart], SeqNum), b: (&[EpochStart], SeqNum)) -> SeqN
     agreed
 }
 
-const HELLO_MAGIC: u32 = 0x4846_4d4e;
-
-impl Hello {
-    /// The hello's bytes. The wire version comes first, and stays first for ever.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        Writer(&mut bytes)
-            .u32(HELLO_MAGIC)
-            .u32(WIRE_VERSION)
-            .u128(self.cluster)
-            .u8(self.role as u8)
-            .node(self.node)
-            .u64(self.incarnation.0);
-        bytes
-    }
-
-    /// Parses a hello. A wrong version is a [`DecodeError::Version`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "hello");
-        let magic = reader.u32()?;
-        if magic != HELLO_MAGIC {
-            return Err(DecodeError::Value { what: "hello magic", value: u64::from(magic) });
-        }
-        let version = reader.u32()?;
-        if version != WIRE_VERSION {
-            return Err(DecodeError::Version { ours: WIRE_VERSION, theirs: version });
-        }
-        let cluster = reader.u128()?;
-        let role = Role::try_from(reader.u8()?)?;
-        let hello =
-            Self { cluster, role, node: reader.node()?, incarnation: Incarnation(reader.u64()?) };
-        reader.finish()?;
-        Ok(hello)
-    }
-}
-
-impl TryFrom<u8> for Role {
-    type Error = DecodeError;
-
-    fn try_from(value: u8) -> Result<Self, DecodeError> {
-        Ok(match value {
-            1 => Self::Sequencer,
-            2 => Self::Storage,
-            3 => Self::Engine,
-            4 => Self::Observer,
-            other => return Err(DecodeError::Value { what: "role", value: u64::from(other) }),
-        })
-    }
-}
-
 fn put_members(out: &mut Writer<'_>, members: &[NodeId]) {
     out.u32(u32::try_from(members.len()).unwrap_or(u32::MAX));
     for member in members {
@@ -382,6 +313,9 @@ impl<'a> Message<'a> {
             Self::Confirmed { epoch, token } => {
                 out.u8(18).epoch(*epoch).u64(*token);
             }
+            Self::Heartbeat { epoch, committed } => {
+                out.u8(19).epoch(*epoch).seq(*committed);
+            }
             Self::WatermarkHere { epoch, region } => {
                 out.u8(11).epoch(*epoch).u32(*region);
             }
@@ -448,6 +382,7 @@ impl<'a> Message<'a> {
                 Self::StateAnswer { token: reader.u64()?, reply: StateReply::decode(&mut reader)? }
             }
             17 => Self::Confirm { epoch: reader.epoch()?, token: reader.u64()? },
+            19 => Self::Heartbeat { epoch: reader.epoch()?, committed: reader.seq()? },
             18 => Self::Confirmed { epoch: reader.epoch()?, token: reader.u64()? },
             6 | 7 | 9 | 12 | 13 => Self::parse_log(kind, &mut reader)?,
             other => {

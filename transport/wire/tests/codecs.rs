@@ -114,6 +114,7 @@ fn samples() -> Vec<Message<'static>> {
         Message::Durable { epoch: Epoch(4), seq: SeqNum(11) },
         Message::Confirm { epoch: Epoch(4), token: 6 },
         Message::Confirmed { epoch: Epoch(4), token: 6 },
+        Message::Heartbeat { epoch: Epoch(4), committed: SeqNum(10) },
         Message::WatermarkHere { epoch: Epoch(4), region: 7 },
         Message::ReadLog { token: 1, epoch: Epoch(4), raw: true, from: SeqNum(1), max_bytes: 9 },
         Message::LogChunk {

@@ -111,6 +111,7 @@ impl<D: Disk> Core<D> {
             | Message::Stream { .. }
             | Message::Seal { .. }
             | Message::Sealed { .. }
+            | Message::Heartbeat { .. }
             | Message::Durable { .. }
             | Message::Confirmed { .. }
             | Message::Staging { .. }
