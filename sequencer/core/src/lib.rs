@@ -3,6 +3,7 @@
 //! - [`order`]: judges appends and gives them their place.
 //! - [`window`]: the recent stream, from which every follower is served.
 //! - [`leases`]: which engines live, who inherits from a dead one, and the safe point.
+//! - [`learner`]: a log taken in record by record, by a standby or by a recovery.
 //! - [`recovery`]: the start of an epoch: whose log is *the* log, and the tables it implies.
 //! - [`commit`]: what a quorum of storage nodes holds.
 //! - [`audit`]: what an ordered log must be, for those who check one.
@@ -19,6 +20,7 @@
 
 pub mod audit;
 pub mod commit;
+pub mod learner;
 pub mod leases;
 pub mod order;
 pub mod recovery;
@@ -29,6 +31,7 @@ pub mod window;
 
 pub use audit::{LogAudit, LogCounts, LogFlaw};
 pub use commit::Commit;
+pub use learner::{LearnError, Learner};
 pub use leases::{Leases, UnknownEngine};
 pub use order::{Order, ReplayError, Verdict};
 pub use recovery::{Recovered, Recovery, RecoveryError, SealedLog};

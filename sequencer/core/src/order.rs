@@ -216,6 +216,12 @@ impl Order {
         }
     }
 
+    /// It orders for `epoch` from now on, which is above all that it has replayed.
+    pub(crate) fn begin(&mut self, epoch: Epoch) {
+        assert!(self.last_epoch < epoch, "an epoch begins after the log that it found");
+        self.epoch = epoch;
+    }
+
     /// Writes the opening record of the epoch, after the last record that was replayed.
     pub fn open(&mut self, now_ns: u64, open: &Open, window: &mut Window) -> SeqNum {
         self.push_own(now_ns, RecordKind::Open, &open.to_bytes(), window)

@@ -4,7 +4,8 @@
 //!   that may hold committed records has to answer.
 //! - The log whose **last record has the highest epoch** is taken, then the longest: a longer log of
 //!   an older epoch holds records that were never committed in the place of ones that were.
-//! - Its records are read, and nothing else makes the tables: not what anybody learned beyond it.
+//! - Its records make the tables, and nothing else: not what anybody learned beyond it. What a
+//!   standby has learned of it, up to where the two agree, need not be read again.
 //! - They keep their epochs. The opening record comes after them, and what was in the log before it
 //!   is committed together with it.
 
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use halfmoon_wire::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
 use halfmoon_wire::{Epoch, EpochStart, Message, NodeId, Open, Records, SeqNum};
 
+use crate::learner::{LearnError, Learner};
 use crate::order::{Order, ReplayError};
 use crate::window::Window;
 
@@ -73,6 +75,12 @@ pub enum RecoveryError {
         /// What is wrong.
         source: ReplayError,
     },
+    /// Never while the log is read: a window takes records that are held elsewhere.
+    #[error("the log of storage node {node} does not fit the window")]
+    WindowFull {
+        /// The node.
+        node: NodeId,
+    },
     /// A record is of another epoch than the history says.
     #[error("record {seq} on storage node {node} is of an epoch that its history does not tell")]
     HistoryDiffers {
@@ -88,6 +96,8 @@ pub enum RecoveryError {
 pub struct Recovery {
     epoch: Epoch,
     window_bytes: usize,
+    /// What is known of some log already.
+    learned: Option<Learner>,
     /// The member sets of which each must have a quorum.
     sets: Vec<Vec<NodeId>>,
     sealed: BTreeMap<NodeId, SealedLog>,
@@ -99,8 +109,7 @@ pub struct Recovery {
 struct Reading {
     node: NodeId,
     log: SealedLog,
-    order: Order,
-    window: Window,
+    learner: Learner,
     /// The token of the request that is under way.
     asked: Option<u64>,
 }
@@ -125,8 +134,13 @@ impl Recovery {
     /// being the last.
     #[must_use]
     pub fn new(epoch: Epoch, sets: Vec<Vec<NodeId>>, window_bytes: usize) -> Self {
-        let (sealed, reading) = (BTreeMap::new(), None);
-        Self { epoch, window_bytes, sets, sealed, reading, last_token: 0 }
+        let (sealed, reading, learned) = (BTreeMap::new(), None, None);
+        Self { epoch, window_bytes, learned, sets, sealed, reading, last_token: 0 }
+    }
+
+    /// Of what was learned before, what is in the log that is taken need not be read.
+    pub fn learned(&mut self, learned: Learner) {
+        self.learned = Some(learned);
     }
 
     /// The storage nodes to be sealed: every one of every set.
@@ -164,8 +178,9 @@ impl Recovery {
     /// The node's lane is down: what it said is void, as it may come back with another log.
     pub fn lost(&mut self, node: NodeId) -> Result<(), RecoveryError> {
         self.sealed.remove(&node);
-        if self.reading.as_ref().is_some_and(|reading| reading.node == node) {
-            self.reading = None;
+        if let Some(reading) = self.reading.take_if(|reading| reading.node == node) {
+            // What was read of it stays, as far as the next log agrees with it.
+            self.learned = Some(reading.learner);
         }
         self.choose()
     }
@@ -179,7 +194,7 @@ impl Recovery {
         self.last_token += 1;
         reading.asked = Some(self.last_token);
         let (token, epoch, raw) = (self.last_token, self.epoch, true);
-        let from = reading.order.tail().next();
+        let from = reading.learner.end().next();
         let max_bytes = u32::try_from(READ_BYTES).unwrap_or(u32::MAX);
         Some((reading.node, Message::ReadLog { token, epoch, raw, from, max_bytes }))
     }
@@ -189,7 +204,7 @@ impl Recovery {
         match self.reading.as_mut() {
             Some(reading) if reading.node == node && reading.asked == Some(token) => {
                 reading.asked = None;
-                reading.take(records, self.window_bytes)
+                reading.take(records)
             }
             Some(_) | None => Ok(()),
         }
@@ -199,7 +214,7 @@ impl Recovery {
     /// is sealed.
     #[must_use]
     pub fn progress(&self) -> Option<(SeqNum, SeqNum)> {
-        self.reading.as_ref().map(|reading| (reading.order.tail(), reading.log.end))
+        self.reading.as_ref().map(|reading| (reading.learner.end(), reading.log.end))
     }
 
     /// The nodes that are sealed.
@@ -211,9 +226,9 @@ impl Recovery {
     pub fn open(&mut self, now_ns: u64) -> Option<Recovered> {
         let members = self.sets.last()?.clone();
         let reading = self.reading.take_if(|reading| reading.is_complete())?;
-        let Reading { node: source, log, mut order, mut window, .. } = reading;
+        let (source, learner) = (reading.node, reading.learner);
+        let (mut order, mut window, mut history) = learner.begin(self.epoch);
         let opening = order.open(now_ns, &Open { members }, &mut window);
-        let mut history = log.history;
         history.push(EpochStart { epoch: self.epoch, first: opening });
         Some(Recovered { order, window, history, opening, source })
     }
@@ -233,52 +248,53 @@ impl Recovery {
         if log.history.len() >= HISTORY_MAX {
             return Err(RecoveryError::HistoryFull);
         }
-        self.reading = Some(Reading {
-            node: *node,
-            log: log.clone(),
-            order: Order::new(self.epoch),
-            window: Window::new(self.window_bytes, SeqNum(1)),
-            asked: None,
-        });
+        let (node, log) = (*node, log.clone());
+        let known = self.learned.take();
+        let mut learner = known.unwrap_or_else(|| Learner::new(self.window_bytes));
+        learner.agree(&log.history, log.end);
+        // What does not make tables is read again.
+        if learner.know_all().is_err() {
+            learner = Learner::new(self.window_bytes);
+            learner.agree(&log.history, log.end);
+        }
+        self.reading = Some(Reading { node, log, learner, asked: None });
         Ok(())
     }
 }
 
 impl Reading {
     fn is_complete(&self) -> bool {
-        self.order.tail() >= self.log.end
+        self.learner.end() >= self.log.end
     }
 
-    fn take(&mut self, records: &[u8], window_bytes: usize) -> Result<(), RecoveryError> {
-        let (node, from, end) = (self.node, self.order.tail().next(), self.log.end);
+    fn take(&mut self, records: &[u8]) -> Result<(), RecoveryError> {
+        let (node, from, end) = (self.node, self.learner.end().next(), self.log.end);
         if records.is_empty() {
             return Err(RecoveryError::Missing { node, from, end });
         }
         for record in Records::new(records) {
             let record = record.map_err(|source| RecoveryError::Corrupt { node, source })?;
-            let seq = record.seq();
             // What lies behind the end was not there when the promise was given.
-            if seq > self.log.end {
+            if record.seq() > self.log.end {
                 break;
             }
-            if self.epoch_at(seq) != Some(record.epoch()) {
-                return Err(RecoveryError::HistoryDiffers { node, seq });
+            if record.seq() <= self.learner.end() {
+                continue;
             }
-            let is_first = self.order.tail() == SeqNum::ZERO;
-            self.order.replay(&record).map_err(|source| RecoveryError::NotALog { node, source })?;
-            if is_first {
-                self.window = Window::new(window_bytes, seq);
-            }
-            // The node whose log this is has it all: the window may drop the oldest.
-            self.window.release(seq);
-            self.window.push_encoded(record.bytes());
+            self.learner.absorb(&record).map_err(|error| RecoveryError::of(node, error))?;
         }
         Ok(())
     }
+}
 
-    fn epoch_at(&self, seq: SeqNum) -> Option<Epoch> {
-        let index = self.log.history.partition_point(|start| start.first <= seq);
-        self.log.history.get(index.checked_sub(1)?).map(|start| start.epoch)
+impl RecoveryError {
+    fn of(node: NodeId, error: LearnError) -> Self {
+        match error {
+            LearnError::Corrupt(source) => Self::Corrupt { node, source },
+            LearnError::NotALog(source) => Self::NotALog { node, source },
+            LearnError::HistoryDiffers { seq } => Self::HistoryDiffers { node, seq },
+            LearnError::Full => Self::WindowFull { node },
+        }
     }
 }
 

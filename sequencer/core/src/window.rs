@@ -105,6 +105,20 @@ impl Window {
         self.next = self.next.next();
     }
 
+    /// Forgets the records after `seq`, whose place others take.
+    pub fn truncate_after(&mut self, seq: SeqNum) {
+        while self.chunks.back().is_some_and(|chunk| chunk.first > seq) {
+            self.spare = self.chunks.pop_back();
+        }
+        if let Some(chunk) = self.chunks.back_mut() {
+            let count = usize::try_from(seq.0 - chunk.first.0).unwrap_or(usize::MAX);
+            chunk.ends.truncate(count.saturating_add(1));
+            chunk.bytes.truncate(chunk.ends.last().copied().unwrap_or(0));
+        }
+        self.next = self.next.min(seq.next());
+        self.droppable = self.droppable.min(self.next);
+    }
+
     /// Records from `from` on: as many whole ones as fit into `bytes_max`, but at least one, and
     /// none beyond the end of a piece. `None` when `from` is not here.
     #[must_use]
@@ -194,6 +208,26 @@ mod tests {
         }
         assert_eq!(window.span(SeqNum(0), 5000), None);
         assert_eq!(window.span(window.next(), 5000), None);
+    }
+
+    #[test]
+    fn what_is_forgotten_at_the_end_is_replaced() {
+        for keep in [0, 1, 7_000, 12_345, 19_999, 20_000, 30_000] {
+            let mut window = filled(20_000, &[7; 100]);
+            let whole = filled(20_000, &[7; 100]);
+            window.truncate_after(SeqNum(keep));
+            assert_eq!(window.next(), SeqNum(keep.min(20_000) + 1));
+            assert_eq!(window.span(window.next(), 10), None);
+            for seq in keep + 1..=20_000 {
+                window.push(&record(SeqNum(seq), &[7; 100]));
+            }
+            let mut at = window.start();
+            while let Some(span) = window.span(at, 1) {
+                assert_eq!(whole.span(at, 1).map(|span| span.records), Some(span.records));
+                at = span.next;
+            }
+            assert_eq!(at, SeqNum(20_001));
+        }
     }
 
     #[test]

@@ -73,17 +73,56 @@ struct Cluster {
     /// What some reign has known to be committed.
     committed: Vec<Vec<u8>>,
     highest: u64,
+    /// What a standby has learned, and of which reign.
+    learned: Learner,
+    watched: Option<usize>,
 }
 
 impl Cluster {
     fn new() -> Self {
-        Self { nodes: Default::default(), reigns: vec![], committed: vec![], highest: 0 }
+        let (nodes, learned) = (Default::default(), Learner::new(0));
+        Self { nodes, reigns: vec![], committed: vec![], highest: 0, learned, watched: None }
+    }
+
+    /// The standby hears up to `count` records of the reign's stream, and what is committed in it.
+    fn learn(&mut self, reign: usize, count: usize) {
+        let Some(watched) = self.reigns.get(reign) else { return };
+        let (tail, log) = (watched.recovered.order.tail(), watched.log());
+        if self.watched != Some(reign) {
+            self.learned.agree(&watched.recovered.history, tail);
+            self.watched = Some(reign);
+        }
+        let known = usize::try_from(self.learned.end().0).unwrap();
+        let more: Vec<u8> = log.into_iter().skip(known).take(count).flatten().collect();
+        self.learned.extend(&more).unwrap();
+        self.learned.committed(watched.commit.committed()).unwrap();
+    }
+
+    /// A new epoch by a standby. It is the one that anybody else would have begun.
+    fn succeed(&mut self, answering: &[usize]) {
+        let learned = std::mem::replace(&mut self.learned, Learner::new(0));
+        self.watched = None;
+        let before = self.nodes.clone();
+        self.recover(answering, Some(learned));
+        let by_learning = self.reigns.pop().unwrap();
+        (self.nodes, self.highest) = (before, self.highest - 1);
+        self.take_over(answering);
+        let by_reading = self.reigns.last().unwrap();
+        let tables = |reign: &Reign| format!("{:?}", reign.recovered.order);
+        assert_eq!(tables(&by_learning), tables(by_reading));
+        assert_eq!(by_learning.recovered.history, by_reading.recovered.history);
+        assert_eq!(by_learning.log(), by_reading.log());
     }
 
     /// A new epoch by the nodes in `answering`, of which the log is read in pieces.
     fn take_over(&mut self, answering: &[usize]) {
+        self.recover(answering, None);
+    }
+
+    fn recover(&mut self, answering: &[usize], learned: Option<Learner>) {
         self.highest += 1;
         let mut recovery = Recovery::new(Epoch(self.highest), vec![NODES.to_vec()], WINDOW);
+        learned.into_iter().for_each(|learned| recovery.learned(learned));
         for index in answering {
             let node = &mut self.nodes[*index];
             node.promised = self.highest;
@@ -147,6 +186,9 @@ impl Cluster {
 #[derive(Clone, Debug)]
 enum Op {
     TakeOver(Vec<usize>),
+    Succeed(Vec<usize>),
+    /// Reign from the newest back, records.
+    Learn(usize, usize),
     /// Reign from the newest back, local id, position in the one tag.
     Append(usize, u64, u64),
     /// Reign from the newest back, node, records.
@@ -159,7 +201,9 @@ fn ops() -> impl Strategy<Value = Op> {
         .prop_flat_map(|nodes| (2usize..=3).prop_map(move |count| nodes[..count].to_vec()));
     let reign = || prop_oneof![4 => Just(0usize), 1 => 1usize..3];
     prop_oneof![
-        2 => quorum.prop_map(Op::TakeOver),
+        1 => quorum.clone().prop_map(Op::TakeOver),
+        1 => quorum.prop_map(Op::Succeed),
+        4 => (reign(), 0usize..4).prop_map(|(reign, n)| Op::Learn(reign, n)),
         5 => (reign(), 1u64..8, 0u64..4).prop_map(|(reign, id, at)| Op::Append(reign, id, at)),
         8 => (reign(), 0usize..3, 0usize..4).prop_map(|(reign, node, n)| Op::Follow(reign, node, n)),
     ]
@@ -177,6 +221,8 @@ proptest! {
             let back = |reign: usize| cluster.reigns.len().wrapping_sub(reign + 1);
             match op {
                 Op::TakeOver(answering) => cluster.take_over(&answering),
+                Op::Succeed(answering) => cluster.succeed(&answering),
+                Op::Learn(reign, count) => cluster.learn(back(reign), count),
                 Op::Append(reign, local, position) => {
                     let index = back(reign);
                     if let Some(reign) = cluster.reigns.get_mut(index) {
@@ -219,6 +265,35 @@ fn tables_come_from_the_log_that_was_taken_and_not_from_what_was_learned_beyond_
     assert_eq!(cluster.reigns[0].append(2, 0), Verdict::Refused(lost));
     cluster.take_over(&[0, 1]);
     assert_eq!(cluster.reigns[1].append(2, 0), Verdict::Ordered(SeqNum(2)), "judged afresh");
+}
+
+#[test]
+fn what_a_standby_learned_is_not_read_again_and_what_it_learned_beyond_the_log_is_forgotten() {
+    let mut cluster = Cluster::new();
+    cluster.take_over(&[0, 1]);
+    for local in 1..=6 {
+        cluster.reigns[0].append(local, local - 1);
+    }
+    for node in 0..2 {
+        cluster.follow(0, node, 3);
+    }
+    cluster.learn(0, 9);
+    assert_eq!((cluster.learned.known(), cluster.learned.end()), (SeqNum(3), SeqNum(7)));
+    // One node has one more, which nobody knew to be committed.
+    cluster.follow(0, 1, 1);
+    let learned = std::mem::replace(&mut cluster.learned, Learner::new(0));
+    let mut recovery = Recovery::new(Epoch(2), vec![NODES.to_vec()], WINDOW);
+    recovery.learned(learned);
+    for (id, node) in NODES.iter().zip(&cluster.nodes).take(2) {
+        recovery.sealed(*id, Epoch(2), node.sealed()).unwrap();
+    }
+    assert_eq!(recovery.next_read(), None, "all of it was learned");
+    let mut recovered = recovery.open(0).unwrap();
+    assert_eq!((recovered.source, recovered.opening), (NODES[1], SeqNum(5)));
+    assert_eq!(recovered.window.next(), SeqNum(6));
+    let tag = recovered.order.table_sizes();
+    assert_eq!(tag, (1, 3), "the records beyond the log have no place in any tag");
+    recovered.order.committed(SeqNum(5));
 }
 
 fn sealed(history: &[(u64, u64)], end: u64) -> SealedLog {
