@@ -3,21 +3,42 @@
 use halfmoon_order::RecoveryError;
 use halfmoon_wire::{Epoch, Incarnation, NodeId, SeqNum};
 
-/// What one reign is to be.
+/// How a sequencer is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster; lanes from another are closed.
     pub cluster: u128,
     /// This node.
     pub node: NodeId,
-    /// The epoch, which is this sequencer's alone.
-    pub epoch: Epoch,
-    /// The member sets since the last one marked committed; the last is the one in effect.
-    pub member_sets: Vec<Vec<NodeId>>,
+    /// Whether others get their time to take over before this one does. Without it, a sequencer that
+    /// finds nobody in charge when it starts takes over at once.
+    pub is_patient: bool,
     /// How long an engine may be silent, in ms.
     pub lease_ms: u32,
     /// Bytes of recent stream kept for followers.
     pub window_bytes: usize,
+    /// How long the sequencer that is watched may be silent before this one takes over, in ms.
+    pub suspect_ms: u32,
+}
+
+/// What one reign is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reign {
+    /// The epoch, which is this sequencer's alone.
+    pub epoch: Epoch,
+    /// The member sets since the last one marked committed; the last is the one in effect.
+    pub member_sets: Vec<Vec<NodeId>>,
+}
+
+/// Who is in charge, as the metadata store has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scene {
+    /// The last epoch that was taken; 0 before the first.
+    pub epoch: Epoch,
+    /// Who took it, and the address that this sequencer has published.
+    pub holder: Option<(NodeId, Option<String>)>,
+    /// The members of the log.
+    pub members: Vec<NodeId>,
 }
 
 /// The time, by two clocks.
@@ -34,16 +55,25 @@ pub struct Now {
 pub enum Request {
     /// Look up where this storage node listens; answer by [`crate::Role::located`].
     Locate(NodeId),
-    /// Publish this node's address: the epoch is open.
+    /// Look up who is in charge; answer by [`crate::Role::looked`].
+    Look,
+    /// Take the epoch after this one by compare-and-set. Answer by [`crate::Role::reign`] when it
+    /// succeeds, by [`crate::Role::looked`] when somebody was faster, by
+    /// [`crate::Role::not_taken`] when the store fails.
+    Take {
+        /// The last epoch that this sequencer knows of.
+        after: Epoch,
+    },
+    /// Publish that this node is in charge: the epoch is open.
     Publish,
     /// Mark the member set in effect as committed: the opening record is.
     MarkCommitted,
 }
 
-/// Why the sequencer cannot go on.
+/// Why a reign ends.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RoleError {
-    /// Another sequencer has taken over. Nothing is lost; this one has to stop.
+    /// Another sequencer has taken over. Nothing is lost; this one may stand by.
     #[error("epoch {own} is over: storage has promised to epoch {promised}")]
     Deposed {
         /// This sequencer's epoch.
@@ -68,10 +98,12 @@ pub struct Turn {
 /// How far the sequencer is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
-    /// The epoch.
+    /// The epoch of its reign; while it stands by, the last one that it knows of.
     pub epoch: Epoch,
     /// Whether appends are ordered.
     pub is_open: bool,
+    /// While it stands by: whom it watches, and up to where it has learned the log.
+    pub standby: Option<Watch>,
     /// While the log is read: last position read, and the last there is.
     pub reading: Option<(SeqNum, SeqNum)>,
     /// Last position ordered.
@@ -82,4 +114,15 @@ pub struct Status {
     pub storage: Vec<(NodeId, bool)>,
     /// Engines that hold a lease or are waited for: id, incarnation, whether it is here.
     pub engines: Vec<(NodeId, Incarnation, bool)>,
+}
+
+/// What a sequencer that stands by does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watch {
+    /// The sequencer that it is connected to.
+    pub watched: Option<NodeId>,
+    /// The log is learned up to here.
+    pub learned: SeqNum,
+    /// Of that, the tables are made up to here.
+    pub known: SeqNum,
 }

@@ -1,16 +1,17 @@
 //! The metadata store, asked by a thread of its own: its calls block, and the ordering thread does
 //! not wait for them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use halfmoon_meta::{ClusterError, MetaStore, NodeEntry, cluster, nodes};
+use halfmoon_meta::{ClusterError, ClusterInfo, MemberSet, MetaStore, NodeEntry, cluster, nodes};
 use halfmoon_reactor::Waker;
-use halfmoon_wire::{Epoch, NodeId, Role};
+use halfmoon_wire::{Epoch, Incarnation, NodeId, Role};
 
-use crate::host::Request;
+use crate::host::{Reign, Request, Scene};
 
 /// How often it is looked whether another sequencer has taken an epoch, and what failed is tried
 /// again.
@@ -21,6 +22,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(crate) enum Notice {
     /// Where a storage node listens; `None` when that is not known.
     Located(NodeId, Option<String>),
+    /// Who is in charge.
+    Looked(Scene),
+    /// The epoch is this node's.
+    Taken(Reign),
+    /// It could not be looked, or the epoch could not be taken.
+    Failed,
     /// Another sequencer has taken this epoch.
     Deposed(Epoch),
 }
@@ -35,13 +42,15 @@ pub(crate) struct Registrar {
 
 /// What the thread works with.
 pub(crate) struct Desk {
-    pub(crate) store: Arc<dyn MetaStore>,
-    pub(crate) waker: Waker,
-    /// This node, as it is published.
-    pub(crate) entry: NodeEntry,
-    pub(crate) epoch: Epoch,
-    /// Version of the member set in effect.
-    pub(crate) members: u64,
+    store: Arc<dyn MetaStore>,
+    waker: Waker,
+    node: NodeId,
+    /// Where it listens.
+    address: SocketAddr,
+    /// What was published last.
+    published: Option<NodeEntry>,
+    /// The epoch that was taken last and the version of its member set, while it may last.
+    reign: Option<(Epoch, u64)>,
 }
 
 impl Registrar {
@@ -77,24 +86,50 @@ impl Drop for Registrar {
 }
 
 impl Desk {
-    fn work(&self, requests: &Receiver<Request>, notices: &Sender<Notice>) {
+    pub(crate) fn new(
+        store: Arc<dyn MetaStore>,
+        waker: Waker,
+        node: NodeId,
+        address: SocketAddr,
+    ) -> Self {
+        Self { store, waker, node, address, published: None, reign: None }
+    }
+
+    fn work(mut self, requests: &Receiver<Request>, notices: &Sender<Notice>) {
+        // Whoever is to take over must be found, so it is published before it is needed.
+        self.be_present();
         // At most one of each kind that is tried again: publishing, marking.
         let mut unfinished: Vec<Request> = Vec::new();
+        let mut round_at = Instant::now() + PERIOD;
         loop {
-            match requests.recv_timeout(PERIOD) {
+            if round_at <= Instant::now() {
+                round_at = Instant::now() + PERIOD;
+                unfinished.retain(|request| !self.carry_out(*request));
+                self.be_present();
+                self.look_for_successor(notices);
+            }
+            match requests.recv_timeout(round_at.saturating_duration_since(Instant::now())) {
                 Ok(Request::Locate(node)) => self.tell(notices, self.locate(node)),
+                Ok(Request::Look) => {
+                    let notice = self.look();
+                    self.tell(notices, notice);
+                }
+                Ok(Request::Take { after }) => {
+                    unfinished.clear();
+                    let notice = self.take(after);
+                    self.tell(notices, notice);
+                }
                 Ok(request @ (Request::Publish | Request::MarkCommitted)) => {
                     unfinished.push(request);
                     unfinished.retain(|request| !self.carry_out(*request));
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    unfinished.retain(|request| !self.carry_out(*request));
-                    self.look_for_successor(notices);
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        if let Err(error) = nodes::withdraw(&*self.store, &self.entry) {
+        if let Some(entry) = &self.published
+            && let Err(error) = nodes::withdraw(&*self.store, entry)
+        {
             tracing::warn!(%error, "the sequencer's address stays published");
         }
     }
@@ -113,14 +148,62 @@ impl Desk {
         Notice::Located(node, found.map(|entry| entry.address.to_string()))
     }
 
-    /// Whether that is the end of it; what failed is tried again.
-    fn carry_out(&self, request: Request) -> bool {
-        let done = match request {
-            Request::Publish => nodes::publish(&*self.store, &self.entry),
-            Request::MarkCommitted => {
-                cluster::mark_committed(&*self.store, self.members, self.epoch).map(drop)
+    fn look(&self) -> Notice {
+        match scene(&*self.store) {
+            Ok(scene) => Notice::Looked(scene),
+            Err(error) => {
+                tracing::warn!(%error, "it is not known which sequencer is in charge");
+                Notice::Failed
             }
-            Request::Locate(_) => Ok(()),
+        }
+    }
+
+    fn take(&mut self, after: Epoch) -> Notice {
+        self.be_present();
+        match cluster::take_epoch(&*self.store, self.node, after) {
+            Ok(info) => {
+                self.reign = Some((info.epoch(), info.members.version));
+                Notice::Taken(reign(&info))
+            }
+            Err(error @ ClusterError::EpochTaken { .. }) => {
+                tracing::info!(%error, "somebody was faster");
+                self.look()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no epoch could be taken");
+                Notice::Failed
+            }
+        }
+    }
+
+    /// Publishes where this node listens, unless that was done.
+    fn be_present(&mut self) {
+        if self.published.is_some() {
+            return;
+        }
+        let published = cluster::read(&*self.store).and_then(|info| self.publish(info.epoch()));
+        if let Err(error) = published {
+            tracing::warn!(%error, "the sequencer's address is not published");
+        }
+    }
+
+    fn publish(&mut self, epoch: Epoch) -> Result<(), ClusterError> {
+        let life = Incarnation(epoch.0);
+        let entry = NodeEntry::new(Role::Sequencer, self.node, life, self.address);
+        nodes::publish(&*self.store, &entry)?;
+        self.published = Some(entry);
+        Ok(())
+    }
+
+    /// Whether that is the end of it; what failed is tried again.
+    fn carry_out(&mut self, request: Request) -> bool {
+        let Some((epoch, members)) = self.reign else { return true };
+        let done = match request {
+            Request::Publish => self.publish(epoch),
+            Request::MarkCommitted => {
+                cluster::mark_committed(&*self.store, members, epoch).map(drop)
+            }
+            Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
         };
         match done {
             Ok(()) => true,
@@ -135,13 +218,32 @@ impl Desk {
         }
     }
 
-    fn look_for_successor(&self, notices: &Sender<Notice>) {
+    fn look_for_successor(&mut self, notices: &Sender<Notice>) {
+        let Some((epoch, _)) = self.reign else { return };
         match cluster::read(&*self.store) {
-            Ok(info) if info.epoch() > self.epoch => {
+            Ok(info) if info.epoch() > epoch => {
+                self.reign = None;
                 self.tell(notices, Notice::Deposed(info.epoch()));
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "metadata store"),
         }
     }
+}
+
+fn scene(store: &dyn MetaStore) -> Result<Scene, ClusterError> {
+    let info = cluster::read(store)?;
+    let holder = match &info.holder {
+        None => None,
+        Some(holder) => {
+            let found = nodes::find(store, Role::Sequencer, holder.node())?;
+            Some((holder.node(), found.map(|entry| entry.address.to_string())))
+        }
+    };
+    Ok(Scene { epoch: info.epoch(), holder, members: info.members.nodes() })
+}
+
+fn reign(info: &ClusterInfo) -> Reign {
+    let member_sets = info.recovery_sets().map(MemberSet::nodes).collect();
+    Reign { epoch: info.epoch(), member_sets }
 }

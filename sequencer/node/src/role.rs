@@ -1,24 +1,31 @@
 //! The role without a thread, a clock or a metadata store.
 
+mod messages;
+mod standing;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use halfmoon_order::{Recovery, RecoveryError, SealedLog};
+use halfmoon_order::{LearnError, Recovery, RecoveryError};
 use halfmoon_transport::{
     DialError, Endpoint, EndpointOptions, Event, LaneId, ListenError, Transport,
 };
 use halfmoon_wire::{
-    AppendView, DecodeError, Epoch, Hello, Incarnation, LocalId, Message, NodeId, Role as WireRole,
-    SeqNum, append_view,
+    DecodeError, Epoch, Hello, Incarnation, Message, NodeId, Role as WireRole, SeqNum,
 };
 
 use crate::epoch::OpenEpoch;
-use crate::host::{Now, Options, Request, RoleError, Status, Turn};
+use crate::host::{Now, Options, Reign, Request, RoleError, Scene, Status, Turn};
 use crate::metrics::{Metrics, Snapshot};
 use crate::peers::{Delivery, Peers};
+use crate::standby::Standby;
 use crate::trio::Trio;
 
-/// A sequencer for one epoch.
+/// Time between two heartbeats, in ns: many of them within the time of suspicion, and no more turns
+/// of an idle loop than there are without.
+const HEARTBEAT_NS: u64 = 20_000_000;
+
+/// A sequencer: it stands by, and reigns for an epoch at a time.
 #[derive(Debug)]
 pub struct Role<T> {
     endpoint: Endpoint<T>,
@@ -29,7 +36,13 @@ pub struct Role<T> {
 #[derive(Debug)]
 struct Core {
     options: Options,
+    /// Of its reign; 0 while it stands by.
+    epoch: Epoch,
+    /// The member set that the epoch opens with.
+    members: Vec<NodeId>,
     stage: Stage,
+    /// When those that stand by are told next that this one lives; `None`: nobody stands by.
+    beat_at_ns: Option<u64>,
     trio: Trio,
     peers: Peers,
     closing: Vec<LaneId>,
@@ -41,6 +54,7 @@ struct Core {
 
 #[derive(Debug)]
 enum Stage {
+    Standby(Box<Standby>),
     Recovering(Box<Recovery>),
     Open(Box<OpenEpoch>),
 }
@@ -58,24 +72,25 @@ enum Violation {
     TooManyQuestions(#[from] halfmoon_order::TailsFull),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    #[error("its stream does not go on at the end of what it sent before")]
+    OtherStream,
 }
 
 impl<T: Transport> Role<T> {
-    /// A sequencer that begins to seal its epoch with the first turn.
+    /// A sequencer that stands by, and looks with its first turn whom it has to watch.
     #[must_use]
     pub fn new(transport: T, options: Options) -> Self {
-        let hello = Hello {
-            cluster: options.cluster,
-            role: WireRole::Sequencer,
-            node: options.node,
-            incarnation: Incarnation(options.epoch.0),
-        };
-        let endpoint = Endpoint::new(transport, EndpointOptions::new(hello.to_bytes()));
-        let (sets, bytes) = (options.member_sets.clone(), options.window_bytes);
-        let recovery = Recovery::new(options.epoch, sets, bytes);
+        let hello = hello(&options, Epoch(0));
+        let endpoint = Endpoint::new(transport, EndpointOptions::new(hello));
+        let standby = standby(&options, options.is_patient);
         let core = Core {
-            trio: Trio::new(&recovery.nodes()),
-            stage: Stage::Recovering(Box::new(recovery)),
+            epoch: Epoch(0),
+            members: Vec::new(),
+            stage: Stage::Standby(Box::new(standby)),
+            beat_at_ns: None,
+            trio: Trio::new(),
             options,
             peers: Peers::new(),
             closing: Vec::new(),
@@ -85,6 +100,40 @@ impl<T: Transport> Role<T> {
             metrics: Arc::default(),
         };
         Self { endpoint, core }
+    }
+
+    /// The epoch is this sequencer's: storage nodes are sealed from now on.
+    pub fn reign(&mut self, reign: Reign) {
+        self.endpoint.set_hello(hello(&self.core.options, reign.epoch));
+        self.core.reign(reign);
+    }
+
+    /// The reign is over: it stands by, and leaves all lanes so that everybody looks for its
+    /// successor.
+    pub fn stand_by(&mut self) {
+        self.endpoint.set_hello(hello(&self.core.options, Epoch(0)));
+        self.core.stand_by();
+    }
+
+    /// Another sequencer has taken this epoch, which ends a reign that is older. Whether it did.
+    pub fn superseded(&mut self, by: Epoch) -> bool {
+        let is_over = Epoch(0) < self.core.epoch && self.core.epoch < by;
+        if is_over {
+            self.stand_by();
+        }
+        is_over
+    }
+
+    /// The answer to [`Request::Look`], and to a [`Request::Take`] for which somebody was faster.
+    pub fn looked(&mut self, now: Now, scene: Scene) {
+        self.core.looked(now, scene);
+    }
+
+    /// The metadata store has failed to answer [`Request::Look`] or [`Request::Take`].
+    pub fn not_taken(&mut self, now: Now) {
+        if let Stage::Standby(standby) = &mut self.core.stage {
+            standby.store_failed(now.mono_ns);
+        }
     }
 
     /// Accepts lanes at `address`; returns the address with the port that was given.
@@ -115,6 +164,7 @@ impl<T: Transport> Role<T> {
         let core = &mut self.core;
         let polled = self.endpoint.poll(&mut |event| core.event(now, event));
         core.pass_time(now);
+        let dialled = core.dial_watched(now, &mut self.endpoint);
         if let Some(failure) = core.failure.take() {
             return Err(failure);
         }
@@ -124,7 +174,9 @@ impl<T: Transport> Role<T> {
         }
         self.endpoint.flush();
         core.publish_metrics();
-        Ok(Turn { more: polled.more, deadline_ns: core.trio.deadline() })
+        let deadlines = [core.trio.deadline(), core.beat_at_ns, core.standby_deadline()];
+        let deadline_ns = deadlines.into_iter().flatten().min();
+        Ok(Turn { more: polled.more || dialled, deadline_ns })
     }
 
     /// Counters that any thread may read.
@@ -138,20 +190,33 @@ impl<T: Transport> Role<T> {
     pub fn status(&self) -> Status {
         let core = &self.core;
         let storage = core.trio.nodes().collect();
-        let epoch = core.options.epoch;
+        let epoch = core.epoch;
+        let engines = Vec::new();
         match &core.stage {
+            Stage::Standby(standby) => Status {
+                epoch: standby.epoch(),
+                is_open: false,
+                standby: Some(standby.watch()),
+                reading: None,
+                tail: SeqNum::ZERO,
+                committed: SeqNum::ZERO,
+                storage,
+                engines,
+            },
             Stage::Recovering(recovery) => Status {
                 epoch,
                 is_open: false,
+                standby: None,
                 reading: recovery.progress(),
                 tail: SeqNum::ZERO,
                 committed: SeqNum::ZERO,
                 storage,
-                engines: Vec::new(),
+                engines,
             },
             Stage::Open(open) => Status {
                 epoch,
                 is_open: true,
+                standby: None,
                 reading: None,
                 tail: open.order.tail(),
                 committed: open.commit.committed(),
@@ -196,7 +261,7 @@ impl Core {
         let is_expected = match hello.role {
             WireRole::Storage => dialled && wanted == Some(hello.node),
             WireRole::Engine | WireRole::Observer => !dialled,
-            WireRole::Sequencer => false,
+            WireRole::Sequencer => self.is_expected(lane, &hello, dialled),
         };
         if !is_expected {
             return self.violated(lane, Violation::NotItsPart { role: hello.role });
@@ -209,7 +274,13 @@ impl Core {
         self.peers.add(lane, &hello);
         if hello.role == WireRole::Storage {
             self.trio.up(hello.node, lane);
-            return self.peers.tell(lane, &Message::Seal { epoch: self.options.epoch });
+            if !matches!(self.stage, Stage::Standby(_)) {
+                self.peers.tell(lane, &Message::Seal { epoch: self.epoch });
+            }
+            return;
+        }
+        if hello.role == WireRole::Sequencer {
+            self.sequencer_up(now, lane);
         }
         if let Stage::Open(open) = &mut self.stage {
             if hello.role == WireRole::Engine {
@@ -226,128 +297,13 @@ impl Core {
         if let Stage::Open(open) = &mut self.stage {
             open.tails.forget(|(asker, _)| *asker == lane);
         }
+        self.watched_down(now, lane);
         let Some(node) = self.trio.node_of(lane) else { return };
         self.trio.failed(now.mono_ns, node);
         if let Stage::Recovering(recovery) = &mut self.stage {
             let lost = recovery.lost(node);
             self.failure = self.failure.take().or(lost.err().map(RoleError::Recovery));
         }
-    }
-
-    fn message(&mut self, now: Now, lane: LaneId, bytes: &[u8]) -> Result<(), Violation> {
-        // A lane that is being closed is no longer known, and not heard.
-        let Some(peer) = self.peers.find(lane) else { return Ok(()) };
-        let (role, node, incarnation) = (peer.role, peer.node, peer.incarnation);
-        if let Some(parsed) = append_view(bytes) {
-            let (epoch, append) = parsed?;
-            if role != WireRole::Engine {
-                return Err(Violation::NotItsPart { role });
-            }
-            self.append(now, (lane, node, incarnation), epoch, &append);
-            return Ok(());
-        }
-        match (role, Message::parse(bytes)?) {
-            (WireRole::Engine, Message::Report { applied, safe_point, answered }) => {
-                self.report(now, (node, incarnation), (applied, safe_point), answered);
-                Ok(())
-            }
-            (WireRole::Engine | WireRole::Observer, Message::AskTail { token }) => {
-                let Stage::Open(open) = &mut self.stage else { return Ok(()) };
-                Ok(open.tails.ask((lane, token), open.order.tail())?)
-            }
-            (_, Message::Follow { from }) => self.follow(lane, from),
-            (WireRole::Storage, message) => self.storage_message(lane, node, &message),
-            (role, _) => Err(Violation::NotItsPart { role }),
-        }
-    }
-
-    fn append(
-        &mut self,
-        now: Now,
-        (lane, engine, incarnation): (LaneId, NodeId, Incarnation),
-        epoch: Epoch,
-        append: &AppendView<'_>,
-    ) {
-        let Stage::Open(open) = &mut self.stage else { return };
-        if epoch != self.options.epoch {
-            self.counted.misdirected += 1;
-            return;
-        }
-        let refused = open.append(now, engine, incarnation, append, &mut self.counted);
-        if let Some(refusal) = refused {
-            let local = append.local;
-            self.peers.tell(lane, &Message::Refused { epoch, local, refusal });
-        }
-    }
-
-    fn report(
-        &mut self,
-        now: Now,
-        (engine, incarnation): (NodeId, Incarnation),
-        (applied, safe_point): (SeqNum, SeqNum),
-        answered: LocalId,
-    ) {
-        let Stage::Open(open) = &mut self.stage else { return };
-        open.order.answered(engine, incarnation, answered);
-        let renewed = open.leases.report(now.mono_ns, engine, incarnation, applied, safe_point);
-        // An incarnation that is over learns it from the stream, and from what it appends.
-        renewed.unwrap_or_else(|over| tracing::debug!(engine = engine.0, "{over}"));
-    }
-
-    fn follow(&mut self, lane: LaneId, from: SeqNum) -> Result<(), Violation> {
-        let Stage::Open(open) = &self.stage else { return Ok(()) };
-        if from > open.window.next() || from == SeqNum::ZERO {
-            return Err(Violation::BeyondTheEnd { from });
-        }
-        if let Some(peer) = self.peers.find_mut(lane) {
-            peer.next = Some(from);
-        }
-        Ok(())
-    }
-
-    fn storage_message(
-        &mut self,
-        lane: LaneId,
-        node: NodeId,
-        message: &Message<'_>,
-    ) -> Result<(), Violation> {
-        let own = self.options.epoch;
-        match (message, &mut self.stage) {
-            (Message::Sealed { promised, .. }, _) if *promised > own => {
-                self.failure = Some(RoleError::Deposed { own, promised: *promised });
-            }
-            (Message::Sealed { promised, history, end }, Stage::Recovering(recovery)) => {
-                self.trio.sealed(lane);
-                let log = SealedLog { history: history.clone(), end: *end };
-                recovery.sealed(node, *promised, log)?;
-            }
-            (Message::Sealed { .. }, Stage::Open(open)) => {
-                self.trio.sealed(lane);
-                let (welcome, round) = (open.welcome(), open.tails.last_round());
-                self.peers.tell(lane, &welcome);
-                if let Some(token) = round {
-                    self.peers.tell(lane, &Message::Confirm { epoch: own, token });
-                }
-            }
-            (Message::LogChunk { token, records, .. }, Stage::Recovering(recovery)) => {
-                recovery.chunk(node, *token, records)?;
-            }
-            (Message::Durable { epoch, seq }, Stage::Open(open)) if *epoch == own => {
-                self.trio.proven(node);
-                if open.durable(node, *seq) {
-                    tracing::info!(epoch = own.0, "the opening record is committed");
-                    self.requests.push_back(Request::MarkCommitted);
-                }
-            }
-            (Message::Confirmed { epoch, token }, Stage::Open(open)) if *epoch == own => {
-                open.tails.confirmed(node, *token);
-            }
-            // Late, or of an epoch before.
-            (Message::LogChunk { .. } | Message::Durable { .. } | Message::Confirmed { .. }, _) => {
-            }
-            _ => return Err(Violation::NotItsPart { role: WireRole::Storage }),
-        }
-        Ok(())
     }
 
     fn violated(&mut self, lane: LaneId, violation: Violation) {
@@ -371,7 +327,9 @@ impl Core {
         while let Some(node) = self.trio.next_lookup(now.mono_ns) {
             self.requests.push_back(Request::Locate(node));
         }
+        self.beat(now);
         match &mut self.stage {
+            Stage::Standby(_) => self.watch(now),
             Stage::Recovering(recovery) => {
                 if let Some((node, request)) = recovery.next_read()
                     && let Some(lane) = self.trio.lane_to(node)
@@ -385,7 +343,7 @@ impl Core {
             Stage::Open(open) => {
                 open.turn(now, &mut self.counted);
                 if let Some(token) = open.tails.next_round() {
-                    let confirm = Message::Confirm { epoch: self.options.epoch, token };
+                    let confirm = Message::Confirm { epoch: self.epoch, token };
                     for lane in self.trio.sealed_lanes() {
                         self.peers.tell(lane, &confirm);
                     }
@@ -398,9 +356,9 @@ impl Core {
     }
 
     fn open(&mut self, now: Now, recovered: halfmoon_order::Recovered) {
-        let members = self.options.member_sets.last().cloned().unwrap_or_default();
+        let members = self.members.clone();
         tracing::info!(
-            epoch = self.options.epoch.0,
+            epoch = self.epoch.0,
             opening = recovered.opening.0,
             source = recovered.source.0,
             "epoch open"
@@ -425,13 +383,13 @@ impl Core {
     fn deliver<T: Transport>(&mut self, endpoint: &mut Endpoint<T>) {
         let open = match &self.stage {
             Stage::Open(open) => Some(open),
-            Stage::Recovering(_) => None,
+            Stage::Standby(_) | Stage::Recovering(_) => None,
         };
         let window = open.map(|open| &open.window);
         for index in 0..self.peers.lanes().len() {
             let lane = self.peers.lanes()[index];
             let Some(peer) = self.peers.find_mut(lane) else { continue };
-            let epoch = self.options.epoch;
+            let epoch = self.epoch;
             match peer.deliver(lane, epoch, window, endpoint, &mut self.counted) {
                 Delivery::Done => {}
                 Delivery::Behind => {
@@ -447,7 +405,7 @@ impl Core {
 
     fn publish_metrics(&mut self) {
         if let Stage::Open(open) = &self.stage {
-            self.counted.epoch = self.options.epoch.0;
+            self.counted.epoch = self.epoch.0;
             self.counted.tail = open.order.tail().0;
             self.counted.committed = open.commit.committed().0;
             self.counted.safe_point = open.order.safe_point().0;
@@ -456,4 +414,16 @@ impl Core {
         self.counted.lanes = self.peers.lanes().len() as u64;
         self.metrics.publish(&self.counted);
     }
+}
+
+/// What lanes that come up hear: the epoch of the reign, or 0.
+fn hello(options: &Options, epoch: Epoch) -> Vec<u8> {
+    let Options { cluster, node, .. } = *options;
+    let incarnation = Incarnation(epoch.0);
+    Hello { cluster, role: WireRole::Sequencer, node, incarnation }.to_bytes()
+}
+
+fn standby(options: &Options, is_patient: bool) -> Standby {
+    let Options { node, suspect_ms, window_bytes, .. } = *options;
+    Standby::new(node, suspect_ms, window_bytes, is_patient)
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use halfmoon_meta::{ClusterError, MemberSet, MetaStore, NodeEntry, cluster};
+use halfmoon_meta::{ClusterError, MetaStore, cluster, nodes};
 use halfmoon_reactor::{Reactor, ReactorError};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::ListenError;
-use halfmoon_wire::{Incarnation, NodeId, Role as WireRole};
+use halfmoon_wire::{NodeId, Role as WireRole};
 
 use crate::host::{Now, Options, RoleError};
 use crate::registrar::{Desk, Notice, Registrar};
@@ -21,6 +21,10 @@ const SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// How long an engine's lease lasts when nothing else is configured, in ms.
 pub const LEASE_MS_DEFAULT: u32 = 2000;
+
+/// How long a sequencer may be silent before one that stands by takes over, when nothing else is
+/// configured, in ms: a dozen heartbeats, and more than a busy machine keeps a process waiting.
+pub const SUSPECT_MS_DEFAULT: u32 = 250;
 
 /// How a sequencer is set up.
 #[derive(Clone)]
@@ -37,6 +41,10 @@ pub struct Config {
     pub lease_ms: u32,
     /// Bytes of recent stream kept for followers.
     pub window_bytes: usize,
+    /// How long the sequencer in charge may be silent before this one takes over, in ms.
+    pub suspect_ms: u32,
+    /// Whether it stands by at first, though nobody may be in charge: others get their time to be.
+    pub is_standby: bool,
     /// How the thread waits.
     pub reactor: halfmoon_reactor::Options,
 }
@@ -44,8 +52,8 @@ pub struct Config {
 /// Why a sequencer did not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The metadata store did not give an epoch.
-    #[error("the sequencer has no epoch: {0}")]
+    /// The metadata store does not tell which cluster this is.
+    #[error("the sequencer has no cluster: {0}")]
     Meta(#[from] ClusterError),
     /// The system gives no reactor, or it failed.
     #[error(transparent)]
@@ -65,12 +73,6 @@ pub enum RunError {
     /// The role has ended.
     #[error(transparent)]
     Role(#[from] RoleError),
-    /// Another sequencer has taken a later epoch from the metadata store.
-    #[error("another sequencer has taken over with epoch {epoch}")]
-    Superseded {
-        /// Its epoch.
-        epoch: u64,
-    },
 }
 
 impl Config {
@@ -84,49 +86,56 @@ impl Config {
             advertise: None,
             lease_ms: LEASE_MS_DEFAULT,
             window_bytes: halfmoon_order::window::WINDOW_BYTES_DEFAULT,
+            suspect_ms: SUSPECT_MS_DEFAULT,
+            is_standby: false,
             reactor: halfmoon_reactor::Options::default(),
         }
     }
 }
 
-/// Takes an epoch and orders for it until `stop` is set, or another sequencer takes over. Its address
-/// is in the metadata store from when the epoch is open until the end.
+/// Stands by while another sequencer is in charge, takes over when none is, and stands by again when
+/// another has taken over; until `stop` is set. Its address is in the metadata store all the while.
+///
+/// One that starts takes over at once only if no other sequencer is published: one that has stood by
+/// knows the log, and is the better successor.
 #[expect(clippy::needless_pass_by_value, reason = "what is configured is for one run")]
 pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     let reactor = Reactor::shared(config.reactor)?;
-    let info = cluster::next_epoch(&*config.meta, config.node)?;
+    let info = cluster::read(&*config.meta)?;
+    let is_other = |entry: &halfmoon_meta::NodeEntry| {
+        entry.role() == WireRole::Sequencer && entry.node() != config.node
+    };
     let options = Options {
         cluster: info.id(),
         node: config.node,
-        epoch: info.epoch(),
-        member_sets: info.recovery_sets().map(MemberSet::nodes).collect(),
+        is_patient: config.is_standby || nodes::list(&*config.meta)?.iter().any(is_other),
         lease_ms: config.lease_ms,
         window_bytes: config.window_bytes,
+        suspect_ms: config.suspect_ms,
     };
     let mut role = Role::new(Tcp::new(reactor.clone()), options);
     let address = role.listen(&config.listen)?;
     let bound = address.parse().ok();
     let published = config.advertise.or(bound).ok_or(RunError::Address { address })?;
-    let incarnation = Incarnation(info.epoch().0);
-    let registrar = Registrar::start(Desk {
-        store: Arc::clone(&config.meta),
-        waker: reactor.borrow().waker(),
-        entry: NodeEntry::new(WireRole::Sequencer, config.node, incarnation, published),
-        epoch: info.epoch(),
-        members: info.members.version,
-    })
-    .map_err(RunError::Thread)?;
-    tracing::info!(epoch = info.epoch().0, address = %published, "sequencer started");
+    let store = Arc::clone(&config.meta);
+    let desk = Desk::new(store, reactor.borrow().waker(), config.node, published);
+    let registrar = Registrar::start(desk).map_err(RunError::Thread)?;
+    tracing::info!(address = %published, "sequencer started");
     let clock = Clock { start: Instant::now() };
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();
         while let Some(notice) = registrar.next() {
-            match notice {
-                Notice::Located(node, address) => role.located(now, node, address.as_deref()),
-                Notice::Deposed(epoch) => return Err(RunError::Superseded { epoch: epoch.0 }),
-            }
+            notify(&mut role, now, notice);
         }
-        let turn = role.turn(now)?;
+        let turn = match role.turn(now) {
+            Ok(turn) => turn,
+            Err(error @ RoleError::Deposed { .. }) => {
+                tracing::warn!(%error, "standing by");
+                role.stand_by();
+                continue;
+            }
+            Err(error @ RoleError::Recovery(_)) => return Err(error.into()),
+        };
         while let Some(request) = role.next_request() {
             registrar.ask(request);
         }
@@ -135,8 +144,28 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
         });
         reactor.borrow_mut().wait(if turn.more { Duration::ZERO } else { until })?;
     }
-    role.turn(clock.now())?;
-    Ok(())
+    // What it still has to say leaves with this turn; how its reign ends matters no more.
+    role.turn(clock.now()).map(drop).or_else(|error| match error {
+        RoleError::Deposed { .. } => Ok(()),
+        RoleError::Recovery(_) => Err(error.into()),
+    })
+}
+
+fn notify(role: &mut Role<Tcp>, now: Now, notice: Notice) {
+    match notice {
+        Notice::Located(node, address) => role.located(now, node, address.as_deref()),
+        Notice::Looked(scene) => role.looked(now, scene),
+        Notice::Taken(reign) => {
+            tracing::info!(epoch = reign.epoch.0, "the epoch is ours");
+            role.reign(reign);
+        }
+        Notice::Failed => role.not_taken(now),
+        Notice::Deposed(epoch) => {
+            if role.superseded(epoch) {
+                tracing::warn!(epoch = epoch.0, "another sequencer has taken over, standing by");
+            }
+        }
+    }
 }
 
 struct Clock {
@@ -158,6 +187,8 @@ impl std::fmt::Debug for Config {
             .field("listen", &self.listen)
             .field("lease_ms", &self.lease_ms)
             .field("window_bytes", &self.window_bytes)
+            .field("suspect_ms", &self.suspect_ms)
+            .field("is_standby", &self.is_standby)
             .finish_non_exhaustive()
     }
 }

@@ -24,7 +24,7 @@ enum State {
     /// The metadata store is asked for its address.
     Locating,
     Dialling(LaneId),
-    /// Asked for the promise.
+    /// Without a promise as yet.
     Up(LaneId),
     /// The promise is given.
     Sealed(LaneId),
@@ -36,9 +36,26 @@ pub(crate) struct Trio {
 }
 
 impl Trio {
-    pub(crate) fn new(nodes: &[NodeId]) -> Self {
-        let link = |node: &NodeId| Link { node: *node, state: State::Waiting(0), failures: 0 };
-        Self { links: nodes.iter().map(link).collect() }
+    pub(crate) const fn new() -> Self {
+        Self { links: Vec::new() }
+    }
+
+    /// From now on it is these nodes; returns the lanes to those that are no longer among them.
+    pub(crate) fn set_nodes(&mut self, nodes: &[NodeId]) -> Vec<LaneId> {
+        let gone = self.links.extract_if(.., |link| !nodes.contains(&link.node));
+        let gone = gone.filter_map(|link| link.lane()).collect();
+        for node in nodes {
+            if !self.links.iter().any(|link| link.node == *node) {
+                self.links.push(Link { node: *node, state: State::Waiting(0), failures: 0 });
+            }
+        }
+        gone
+    }
+
+    /// The lanes that are up and not sealed.
+    pub(crate) fn unsealed_lanes(&self) -> Vec<LaneId> {
+        let lane = |link: &Link| if let State::Up(lane) = link.state { Some(lane) } else { None };
+        self.links.iter().filter_map(lane).collect()
     }
 
     /// A node whose address is to be looked up now.
@@ -138,7 +155,8 @@ mod tests {
     #[test]
     fn a_node_that_is_not_there_is_looked_for_less_and_less_often_but_always_again() {
         let node = NodeId(4);
-        let mut trio = Trio::new(&[node]);
+        let mut trio = Trio::new();
+        trio.set_nodes(&[node]);
         let (mut now, mut pauses) = (0, Vec::new());
         for _ in 0..10 {
             assert_eq!(trio.next_lookup(now), Some(node));

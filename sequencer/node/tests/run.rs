@@ -14,6 +14,7 @@ use halfmoon_transport::{Endpoint, EndpointOptions, Event};
 use halfmoon_wire::{Epoch, Hello, Incarnation, Message, NodeId, Role, SeqNum};
 
 const NODE: NodeId = NodeId(10);
+const OTHER: NodeId = NodeId(11);
 
 /// A log of one storage node, which promises and takes everything; ends with `stop`.
 fn storage(store: &Arc<dyn MetaStore>, stop: &AtomicBool) {
@@ -57,26 +58,42 @@ fn until(mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn every_run_is_a_new_epoch_and_a_later_one_ends_the_one_before() {
+fn one_is_in_charge_and_others_take_over_when_it_ends_or_is_deposed() {
     let directory = tempfile::tempdir().unwrap();
     let store: Arc<dyn MetaStore> = Arc::new(FileStore::open(directory.path()).unwrap());
     cluster::create(&*store, 77, Durability::Flush, &[NodeId(1)]).unwrap();
     let (stop_storage, stop) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
-    let config = Config::new(Arc::clone(&store), NODE, "127.0.0.1:0");
-    let published = || nodes::find(&*store, Role::Sequencer, NODE).unwrap();
-    let epoch = || published().map(|entry| entry.incarnation().0);
+    let stop_first = Arc::new(AtomicBool::new(false));
+    let first = Config::new(Arc::clone(&store), NODE, "127.0.0.1:0");
+    let second = Config { node: OTHER, is_standby: true, ..first.clone() };
+    let published = |node| nodes::find(&*store, Role::Sequencer, node).unwrap();
+    let holder = || {
+        let holder = cluster::read(&*store).unwrap().holder?;
+        Some((holder.node(), holder.epoch().0))
+    };
+    let committed = || cluster::read(&*store).unwrap().members.committed_in();
     thread::scope(|scope| {
         scope.spawn(|| storage(&store, &stop_storage));
-        let first = scope.spawn(|| run(config.clone(), Arc::default()));
-        until(|| epoch() == Some(1));
-        let second = scope.spawn(|| run(config.clone(), Arc::clone(&stop)));
-        let error = first.join().unwrap().unwrap_err();
-        assert!(matches!(error, RunError::Superseded { epoch: 2 } | RunError::Role(_)), "{error}");
-        until(|| epoch() == Some(2));
-        until(|| cluster::read(&*store).unwrap().members.committed_in() == Some(Epoch(2)));
+        let thread = scope.spawn(|| run(first.clone(), Arc::clone(&stop_first)));
+        until(|| committed() == Some(Epoch(1)));
+        let other = scope.spawn(|| run(second, Arc::clone(&stop)));
+        until(|| published(OTHER).is_some());
+        stop_first.store(true, Ordering::Relaxed);
+        thread.join().unwrap().unwrap();
+        until(|| holder() == Some((OTHER, 2)) && committed() == Some(Epoch(2)));
+        assert_eq!(published(NODE), None, "it has withdrawn");
+        // Started again, it stands by. One that shows no life takes the epoch from the other; of the
+        // two that see it, one takes over.
+        let again = scope.spawn(|| run(first.clone(), Arc::clone(&stop)));
+        until(|| published(NODE).is_some());
+        assert_eq!(holder(), Some((OTHER, 2)));
+        cluster::take_epoch(&*store, NodeId(12), Epoch(2)).unwrap();
+        until(|| committed() > Some(Epoch(3)));
+        assert!([NODE, OTHER].contains(&holder().unwrap().0));
         stop.store(true, Ordering::Relaxed);
-        second.join().unwrap().unwrap();
-        assert_eq!(published(), None);
+        other.join().unwrap().unwrap();
+        again.join().unwrap().unwrap();
+        assert_eq!((published(NODE), published(OTHER)), (None, None));
         stop_storage.store(true, Ordering::Relaxed);
     });
 }
