@@ -14,6 +14,7 @@ use halfmoon_wire::{Epoch, Incarnation, Message, NodeId, RecordRef, SeqNum};
 use crate::appends::Appends;
 use crate::calls::{Calls, Hold, Lost, Peer, Reply};
 use crate::executor::{Alarms, Executor};
+use crate::log::SequencerLane;
 use crate::staging::Staging;
 use crate::value::ValueIn;
 
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     /// Least initial cursor of unfinished roots, as the engine says; `None`: there are none.
     pub(crate) least: Cell<Option<SeqNum>>,
     pub(crate) ended: Cell<Option<Ended>>,
+    /// The sequencers that are known, for whoever asks.
+    pub(crate) sequencers: RefCell<Vec<SequencerLane>>,
     pub(crate) counts: Counts,
     /// Tasks that have asked the sequencer for the tail.
     pub(crate) tails: Cell<usize>,
@@ -143,6 +146,7 @@ impl Core {
             folds: RefCell::default(),
             least: Cell::new(None),
             ended: Cell::new(None),
+            sequencers: RefCell::default(),
             counts: Counts::default(),
             tails: Cell::new(0),
             random: Cell::new(seed | 1),

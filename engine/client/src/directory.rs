@@ -12,8 +12,8 @@ use halfmoon_wire::{NodeId, Role};
 /// What is known of the nodes that an engine talks to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Places {
-    /// The sequencer that took the last epoch, and its address, if it has published one.
-    pub sequencer: Option<(NodeId, String)>,
+    /// The sequencers that have published themselves, the one in charge and those that stand by.
+    pub sequencers: Vec<(NodeId, String)>,
     /// The members of the log, with their addresses as far as they have published them.
     pub storage: Vec<(NodeId, Option<String>)>,
 }
@@ -103,20 +103,15 @@ impl Directory for FixedDirectory {
 /// # Errors
 /// When the store fails.
 pub fn look_up(store: &dyn MetaStore) -> Result<Places, ClusterError> {
-    let info = cluster::read(store)?;
-    let address = |role, node| {
-        let entry = nodes::find(store, role, node)?;
-        Ok::<_, ClusterError>(entry.map(|entry| entry.address.to_string()))
+    let members = cluster::read(store)?.members.nodes();
+    let published = nodes::list(store)?;
+    let of = |role| published.iter().filter(move |entry| entry.role() == role);
+    let sequencers =
+        of(Role::Sequencer).map(|entry| (entry.node(), entry.address.to_string())).collect();
+    let address = |node| {
+        let found = of(Role::Storage).find(|entry| entry.node() == node);
+        found.map(|entry| entry.address.to_string())
     };
-    let sequencer = match &info.holder {
-        None => None,
-        Some(holder) => {
-            address(Role::Sequencer, holder.node())?.map(|found| (holder.node(), found))
-        }
-    };
-    let mut storage = Vec::new();
-    for node in info.members.nodes() {
-        storage.push((node, address(Role::Storage, node)?));
-    }
-    Ok(Places { sequencer, storage })
+    let storage = members.into_iter().map(|node| (node, address(node))).collect();
+    Ok(Places { sequencers, storage })
 }

@@ -102,6 +102,17 @@ enum State {
     Over,
 }
 
+/// A sequencer as this client sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SequencerLane {
+    /// Who it is.
+    pub node: NodeId,
+    /// Whether there is a lane to it.
+    pub is_up: bool,
+    /// Whether it orders; the others stand by.
+    pub is_in_charge: bool,
+}
+
 /// A whole record, copied.
 #[derive(Clone)]
 pub struct Record(Vec<u8>);
@@ -148,6 +159,12 @@ impl Log {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.0.epoch()
+    }
+
+    /// The sequencers that have published themselves.
+    #[must_use]
+    pub fn sequencers(&self) -> Vec<SequencerLane> {
+        self.0.sequencers.borrow().clone()
     }
 
     /// Whether the opening record of the current epoch is applied: appends are being sent.

@@ -2,6 +2,7 @@
 
 mod inbox;
 mod links;
+mod sequencers;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,14 +15,15 @@ use crate::calls::Peer;
 use crate::core::{Core, Ended, Item, Outbox, bump};
 use crate::directory::{Directory, Places};
 use crate::value::ValueIn;
-use links::{Link, StorageLink};
+use links::StorageLink;
+use sequencers::Sequencers;
 
 /// Records applied in one turn, so that a long log keeps nobody waiting.
 const APPLY_PER_TURN: usize = 8 * 1024;
 
 /// With appends or questions under way and nothing applied for so long, in ns, the directory is asked whether
 /// there is another sequencer.
-const STALL_NS: u64 = 300_000_000;
+const STALL_NS: u64 = 100_000_000;
 
 /// See the module.
 pub(super) struct Session<D> {
@@ -30,7 +32,7 @@ pub(super) struct Session<D> {
     cluster: u128,
     role: Role,
     places: Places,
-    sequencer: Link,
+    sequencers: Sequencers,
     storage: Vec<StorageLink>,
     /// Lanes that nobody asked for, or that said something wrong.
     to_close: Vec<LaneId>,
@@ -64,7 +66,7 @@ impl<D: Directory> Session<D> {
             cluster,
             role,
             places: Places::default(),
-            sequencer: Link::default(),
+            sequencers: Sequencers::default(),
             storage: Vec::new(),
             to_close: Vec::new(),
             welcome: None,
@@ -78,8 +80,11 @@ impl<D: Directory> Session<D> {
         match event {
             Event::Up { lane, hello, dialled } => self.up(lane, hello, dialled),
             Event::Message { lane, bytes } => {
-                let Some(peer) = self.peer(lane) else { return };
-                if let Err(fault) = self.message(peer, bytes) {
+                if self.to_close.contains(&lane) {
+                    return;
+                }
+                if let Err(fault) = self.message(lane, bytes) {
+                    let peer = self.peer(lane);
                     tracing::warn!(?peer, %fault, "a peer broke the protocol; its lane is closed");
                     self.to_close.push(lane);
                 }
@@ -160,7 +165,7 @@ impl<D: Directory> Session<D> {
             }
         }
         self.report();
-        if let Some(lane) = self.sequencer.lane_up() {
+        if let Some(lane) = self.sequencers.in_charge() {
             send_outbox(endpoint, lane, &mut self.core.links.borrow_mut().sequencer);
             if self.welcome.is_some() {
                 self.send_appends(endpoint, lane);
@@ -184,7 +189,7 @@ impl<D: Directory> Session<D> {
             core.executor.next_deadline_ns(),
             core.submissions.borrow().next_retry_ns().filter(|_| self.welcome.is_some()),
             self.welcome.map(|welcome| welcome.next_report_ns),
-            self.sequencer.retry_at_ns(),
+            self.sequencers.wake_at_ns(),
             stall,
         ]
         .into_iter()

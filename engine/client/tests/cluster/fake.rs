@@ -1,6 +1,6 @@
 //! A sequencer and storage nodes that do what a test tells them, over real lanes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,6 +20,8 @@ use halfmoon_wire::*;
 
 pub const CLUSTER: u128 = 77;
 pub const ENGINE: NodeId = NodeId(9);
+const FIRST: NodeId = NodeId(100);
+pub const SECOND: NodeId = NodeId(101);
 pub const LIFE: Incarnation = Incarnation(1);
 pub const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// Values longer than this land or are refused.
@@ -32,15 +34,21 @@ const ROUNDS_MAX: usize = 60_000;
 type SharedDirectory = Rc<RefCell<FixedDirectory>>;
 
 /// The directory that a test changes while the client runs.
-pub struct TestDirectory(SharedDirectory);
+pub struct TestDirectory {
+    shared: SharedDirectory,
+    asked: Rc<Cell<usize>>,
+    /// It gives no answers.
+    is_mute: Rc<Cell<bool>>,
+}
 
 impl Directory for TestDirectory {
     fn ask(&mut self) {
-        self.0.borrow_mut().ask();
+        self.asked.set(self.asked.get() + 1);
+        self.shared.borrow_mut().ask();
     }
 
     fn poll(&mut self) -> Option<Places> {
-        self.0.borrow_mut().poll()
+        if self.is_mute.get() { None } else { self.shared.borrow_mut().poll() }
     }
 }
 
@@ -181,10 +189,10 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    fn new(reactor: &SharedReactor, log: &LogOfAll) -> Self {
+    fn new(reactor: &SharedReactor, node: NodeId, log: &LogOfAll) -> Self {
         let epoch = log.borrow().epoch;
         let role = Role::Sequencer;
-        let (node, incarnation) = (NodeId(100), Incarnation(epoch));
+        let incarnation = Incarnation(epoch);
         let hello = Hello { cluster: CLUSTER, role, node, incarnation }.to_bytes();
         let mut endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello));
         let address = endpoint.listen("127.0.0.1:0").unwrap();
@@ -209,6 +217,7 @@ impl Sequencer {
     /// The epoch is open.
     pub fn recover(&mut self) {
         self.recovering = false;
+        self.epoch = self.log.borrow().epoch;
         for lane in std::mem::take(&mut self.lanes) {
             self.welcome(lane);
         }
@@ -281,7 +290,12 @@ impl Sequencer {
         let log = self.log.borrow();
         let message = Message::Welcome {
             epoch: Epoch(self.epoch),
-            history: log.history.clone(),
+            history: log
+                .history
+                .iter()
+                .filter(|start| start.epoch.0 <= self.epoch)
+                .copied()
+                .collect(),
             window_start: SeqNum(log.window_start),
             tail: SeqNum(log.recs.len() as u64),
             members: MEMBERS.to_vec(),
@@ -595,14 +609,14 @@ impl Storage {
 
 fn drive(
     reactor: &SharedReactor,
-    directory: &SharedDirectory,
+    directory: TestDirectory,
     (node, life): (NodeId, Incarnation),
     limits: Limits,
     now_ns: u64,
 ) -> Driver<Tcp, TestDirectory> {
     let mut options = Options::new(CLUSTER, Role::Engine, node, life);
     options.limits = limits;
-    Driver::new(Tcp::new(reactor.clone()), TestDirectory(directory.clone()), &options, now_ns)
+    Driver::new(Tcp::new(reactor.clone()), directory, &options, now_ns)
 }
 
 /// Gives back what it is greeted with, in another version.
@@ -623,9 +637,14 @@ pub struct World {
     reactor: SharedReactor,
     pub log: LogOfAll,
     pub sequencer: Option<Sequencer>,
+    /// One that stands by, until it recovers.
+    pub standby: Option<Sequencer>,
     pub storage: Vec<Option<Storage>>,
     pub driver: Driver<Tcp, TestDirectory>,
     directory: SharedDirectory,
+    /// How often it was asked.
+    pub asked: Rc<Cell<usize>>,
+    pub is_mute: Rc<Cell<bool>>,
     pub now_ns: u64,
 }
 
@@ -642,30 +661,59 @@ impl World {
         let storage: Vec<_> =
             MEMBERS.iter().map(|node| Some(Storage::new(&reactor, *node, &log))).collect();
         let directory = SharedDirectory::default();
-        let driver = drive(&reactor, &directory, (ENGINE, LIFE), limits, 0);
-        let sequencer = Some(Sequencer::new(&reactor, &log));
-        let mut world = Self { reactor, log, sequencer, storage, driver, directory, now_ns: 0 };
+        let asked = Rc::<Cell<usize>>::default();
+        let is_mute = Rc::<Cell<bool>>::default();
+        let shared = TestDirectory {
+            shared: directory.clone(),
+            asked: asked.clone(),
+            is_mute: is_mute.clone(),
+        };
+        let driver = drive(&reactor, shared, (ENGINE, LIFE), limits, 0);
+        let sequencer = Some(Sequencer::new(&reactor, FIRST, &log));
+        let (standby, now_ns) = (None, 0);
+        let mut world = Self {
+            reactor,
+            log,
+            sequencer,
+            standby,
+            storage,
+            driver,
+            directory,
+            asked,
+            is_mute,
+            now_ns,
+        };
         world.publish();
         world
     }
 
     fn publish(&mut self) {
-        let sequencer = self.sequencer.as_ref().map(|found| (NodeId(100), found.address.clone()));
+        let mut directory = self.directory.borrow_mut();
+        let mut sequencers = std::mem::take(&mut directory.places.sequencers);
+        for (node, found) in [(FIRST, &self.sequencer), (SECOND, &self.standby)] {
+            if let Some(found) = found {
+                sequencers.retain(|(known, _)| *known != node);
+                sequencers.push((node, found.address.clone()));
+            }
+        }
         let address = |found: &Option<Storage>| found.as_ref().map(|found| found.address.clone());
         let storage = MEMBERS
             .iter()
             .zip(&self.storage)
             .map(|(node, found)| (*node, address(found)))
             .collect();
-        let mut directory = self.directory.borrow_mut();
-        directory.places =
-            Places { sequencer: sequencer.or(directory.places.sequencer.take()), storage };
+        directory.places = Places { sequencers, storage };
     }
 
     /// The engine is gone, without a word; another one, or another life of it, takes its place.
     pub fn replace_engine(&mut self, engine: (NodeId, Incarnation)) {
         let limits = Limits::default();
-        self.driver = drive(&self.reactor, &self.directory, engine, limits, self.now_ns);
+        let directory = TestDirectory {
+            shared: self.directory.clone(),
+            asked: self.asked.clone(),
+            is_mute: self.is_mute.clone(),
+        };
+        self.driver = drive(&self.reactor, directory, engine, limits, self.now_ns);
     }
 
     /// The sequencer's process is gone, and all its lanes.
@@ -676,8 +724,22 @@ impl World {
     /// Another sequencer opens an epoch, at another address.
     pub fn start_sequencer(&mut self) {
         self.log.borrow_mut().open();
-        self.sequencer = Some(Sequencer::new(&self.reactor, &self.log));
+        self.sequencer = Some(Sequencer::new(&self.reactor, FIRST, &self.log));
         self.publish();
+    }
+
+    /// Another sequencer stands by.
+    pub fn start_standby(&mut self) {
+        let mut standby = Sequencer::new(&self.reactor, SECOND, &self.log);
+        standby.recovering = true;
+        self.standby = Some(standby);
+        self.publish();
+    }
+
+    /// It opens an epoch.
+    pub fn promote_standby(&mut self) {
+        self.log.borrow_mut().open();
+        self.standby.as_mut().unwrap().recover();
     }
 
     pub fn kill_storage(&mut self, index: usize) {
@@ -718,7 +780,7 @@ impl World {
     pub fn round(&mut self) {
         self.now_ns += ROUND_NS;
         let pace = self.driver.turn(self.now_ns);
-        if let Some(sequencer) = &mut self.sequencer {
+        for sequencer in self.sequencer.iter_mut().chain(&mut self.standby) {
             sequencer.turn();
         }
         for storage in self.storage.iter_mut().flatten() {

@@ -309,6 +309,68 @@ fn a_deposed_sequencer_that_lives_on_is_left() {
 }
 
 #[test]
+fn one_that_stood_by_is_followed_as_soon_as_it_says_welcome() {
+    for dies in [true, false] {
+        let mut world = World::new();
+        world.start_standby();
+        world.ready();
+        let up = |world: &mut World| {
+            let all = world.driver.log().sequencers();
+            all.iter().any(|one| one.node == SECOND && one.is_up && !one.is_in_charge)
+        };
+        world.until("a lane to the one that stands by", up);
+        world.sequencer().deaf = true;
+        let log = world.driver.log();
+        let end = world.start(async move { log.append(&request(&[], &[])).await });
+        world.rounds(10);
+        // Dead, or merely stuck: nobody has to be asked where the other one is.
+        let deposed = world.sequencer.take().filter(|_| !dies);
+        world.is_mute.set(true);
+        world.promote_standby();
+        world.until("the answer", |_| end.borrow().is_some());
+        assert_eq!(*end.borrow(), Some(Ok(Appended::At(SeqNum(3)))));
+        let in_charge: Vec<_> = world.driver.log().sequencers();
+        let in_charge: Vec<_> =
+            in_charge.iter().filter(|one| one.is_in_charge).map(|one| one.node).collect();
+        assert_eq!(in_charge, [SECOND]);
+        drop(deposed);
+    }
+}
+
+#[test]
+fn a_deposed_sequencer_is_not_followed_again() {
+    let mut world = World::new();
+    world.start_standby();
+    world.ready();
+    let second_is_up = |world: &mut World| !world.standby.as_ref().unwrap().lanes.is_empty();
+    world.until("a lane to the one that stands by", second_is_up);
+    world.promote_standby();
+    let entered = |world: &mut World| world.driver.metrics().epoch == 2;
+    world.until("the new epoch", entered);
+    // The old one is there still, and says welcome to whoever dials it.
+    world.rounds(3000);
+    let log = world.driver.log();
+    let answer = world.run(async move { log.append(&request(&[], &[])).await });
+    assert_eq!(answer, Ok(Appended::At(SeqNum(3))));
+    assert_eq!(world.driver.metrics().epoch, 2);
+}
+
+#[test]
+fn while_all_is_well_the_directory_is_left_alone() {
+    let mut world = World::new();
+    world.start_standby();
+    world.ready();
+    world.rounds(200);
+    let asked = world.asked.get();
+    world.rounds(5000);
+    assert_eq!(world.asked.get(), asked);
+    // One that stood by and is gone is looked for now and then.
+    world.standby = None;
+    world.rounds(5000);
+    assert!((1..20).contains(&(world.asked.get() - asked)), "{}", world.asked.get() - asked);
+}
+
+#[test]
 fn an_evicted_engine_is_told_so() {
     let mut world = World::new();
     world.ready();

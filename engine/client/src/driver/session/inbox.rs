@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use halfmoon_index::{EnterError, Entered, StreamError};
-use halfmoon_transport::RegionId;
+use halfmoon_transport::{LaneId, RegionId};
 use halfmoon_wire::{
     DecodeError, Epoch, EpochStart, Message, NodeId, SeqNum, StateReply, ValueSource,
 };
@@ -56,16 +56,23 @@ struct Log<'a> {
 
 impl<D: Directory> Session<D> {
     /// Takes a message of a peer that has introduced itself.
-    pub(super) fn message(&mut self, peer: Peer, bytes: &[u8]) -> Result<(), Fault> {
-        let message = Message::parse(bytes)?;
-        match peer {
-            Peer::Sequencer => self.sequencer_says(message),
-            Peer::Storage(node) => self.storage_says(node, message),
+    pub(super) fn message(&mut self, lane: LaneId, bytes: &[u8]) -> Result<(), Fault> {
+        match self.peer(lane) {
+            Some(Peer::Sequencer) => self.sequencer_says(lane, Message::parse(bytes)?),
+            Some(Peer::Storage(node)) => self.storage_says(node, Message::parse(bytes)?),
+            None if self.sequencers.is_up(lane) => {
+                let message = Message::parse(bytes)?;
+                if !matches!(message, Message::Welcome { .. }) {
+                    return Err(Fault::Unexpected("before a welcome"));
+                }
+                self.sequencer_says(lane, message)
+            }
+            None => Ok(()),
         }
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others are never sent by this role")]
-    fn sequencer_says(&mut self, message: Message<'_>) -> Result<(), Fault> {
+    fn sequencer_says(&mut self, lane: LaneId, message: Message<'_>) -> Result<(), Fault> {
         match message {
             Message::Stream { epoch, first, records } => {
                 Ok(self.core.view.borrow_mut().extend(epoch, first, records)?)
@@ -82,17 +89,17 @@ impl<D: Directory> Session<D> {
             }
             Message::Welcome { epoch, history, window_start, members, lease_ms, .. } => {
                 let (history, members) = (&history[..], &members[..]);
-                self.welcomed(&Log { epoch, history, window_start, members, lease_ms })
+                self.welcomed(lane, &Log { epoch, history, window_start, members, lease_ms })
             }
             _ => Err(Fault::Unexpected("by a sequencer")),
         }
     }
 
-    fn welcomed(&mut self, log: &Log<'_>) -> Result<(), Fault> {
+    fn welcomed(&mut self, lane: LaneId, log: &Log<'_>) -> Result<(), Fault> {
         let epoch = log.epoch;
         let opening = log.history.last().filter(|start| start.epoch == epoch);
         let opening = opening.ok_or(Fault::History)?.first;
-        let core = &self.core;
+        let core = self.core.clone();
         let entered = core.view.borrow_mut().enter(epoch, opening, log.members);
         match entered {
             Ok(Entered::Again) => {}
@@ -106,9 +113,14 @@ impl<D: Directory> Session<D> {
                 core.end(Ended::Broken);
                 return Err(error.into());
             }
-            Err(error @ EnterError::Old { .. }) => return Err(error.into()),
+            Err(error @ EnterError::Old { .. }) => {
+                // It does not know yet that another has taken over.
+                tracing::info!(%error, "a sequencer is left");
+                self.to_close.push(lane);
+                return Ok(());
+            }
         }
-        self.sequencer.worked();
+        self.put_in_charge(lane);
         core.open(Peer::Sequencer);
         let report_every_ns = u64::from(log.lease_ms) * 1_000_000 / REPORTS_PER_LEASE;
         let next_report_ns = core.executor.now_ns();

@@ -76,8 +76,31 @@ impl Link {
         self.backoff = Backoff::of_dials();
     }
 
+    /// The lane is up.
+    pub(super) fn is_up(&mut self, lane: LaneId) {
+        self.state = LinkState::Up(lane);
+    }
+
+    /// Whether it was dialled there.
+    pub(super) fn is_at(&self, address: &str) -> bool {
+        self.address == address
+    }
+
+    /// Not to be dialled before this time, in ns.
+    pub(super) fn rest_until(&mut self, at_ns: u64) {
+        self.state = LinkState::Down { retry_at_ns: at_ns };
+    }
+
+    /// To be dialled at once, and often, unless it is up.
+    pub(super) fn hurry(&mut self) {
+        self.backoff = Backoff::of_dials();
+        if let LinkState::Down { retry_at_ns } = &mut self.state {
+            *retry_at_ns = 0;
+        }
+    }
+
     /// Somewhere else: worth an attempt at once.
-    fn moved(&mut self, address: &str) {
+    pub(super) fn moved(&mut self, address: &str) {
         if self.address != address
             && let LinkState::Down { retry_at_ns } = &mut self.state
         {
@@ -85,13 +108,13 @@ impl Link {
         }
     }
 
-    fn failed(&mut self, core: &Core) {
+    pub(super) fn failed(&mut self, core: &Core) {
         let pause_ns = self.backoff.next_ns(core);
         let retry_at_ns = core.executor.now_ns().saturating_add(pause_ns);
         self.state = LinkState::Down { retry_at_ns };
     }
 
-    fn dial<T: Transport>(
+    pub(super) fn dial<T: Transport>(
         &mut self,
         core: &Core,
         address: Option<&str>,
@@ -129,7 +152,7 @@ impl StorageLink {
 impl<D: Directory> Session<D> {
     /// Whose lane it is, once it has introduced itself.
     pub(super) fn peer(&self, lane: LaneId) -> Option<Peer> {
-        if self.sequencer.lane_up() == Some(lane) {
+        if self.sequencers.in_charge() == Some(lane) {
             return Some(Peer::Sequencer);
         }
         let found = self.storage.iter().find(|link| link.link.lane_up() == Some(lane))?;
@@ -138,14 +161,7 @@ impl<D: Directory> Session<D> {
 
     /// Takes what the directory knows now.
     pub(super) fn learn<T: Transport>(&mut self, places: Places, endpoint: &mut Endpoint<T>) {
-        if let Some((_, address)) = &places.sequencer {
-            self.sequencer.moved(address);
-            let elsewhere = self.sequencer.address != *address;
-            if let Some(lane) = self.sequencer.lane().filter(|_| elsewhere) {
-                tracing::info!(%address, "there is another sequencer");
-                endpoint.close(lane);
-            }
-        }
+        self.learn_sequencers(&places.sequencers, endpoint);
         for (node, address) in &places.storage {
             let link = self.storage.iter_mut().find(|link| link.node == *node);
             if let (Some(link), Some(address)) = (link, address) {
@@ -186,15 +202,11 @@ impl<D: Directory> Session<D> {
 
     /// Dials whoever is due.
     pub(super) fn dial<T: Transport>(&mut self, endpoint: &mut Endpoint<T>) {
-        let Self { core, places, sequencer, storage, directory, .. } = self;
+        self.dial_sequencers(endpoint);
+        let Self { core, places, storage, directory, .. } = self;
         let now_ns = core.executor.now_ns();
         let due = |link: &Link| link.retry_at_ns().is_some_and(|at| at <= now_ns);
         let mut unknown = false;
-        if due(sequencer) {
-            let address = places.sequencer.as_ref().map(|(_, address)| address.as_str());
-            unknown |= address.is_none();
-            sequencer.dial(core, address, endpoint);
-        }
         for StorageLink { node, link, .. } in storage.iter_mut().filter(|found| due(&found.link)) {
             let place = places.storage.iter().find(|(known, _)| known == node);
             let address = place.and_then(|(_, address)| address.as_deref());
@@ -250,17 +262,12 @@ impl<D: Directory> Session<D> {
             }
             self.core.open(Peer::Storage(node));
         } else {
-            // A sequencer hears nothing before it has opened its epoch and said welcome.
-            self.sequencer.state = LinkState::Up(lane);
+            self.sequencer_up(lane);
         }
     }
 
     pub(super) fn down(&mut self, lane: LaneId, reason: &DownReason) {
-        let peer = if self.sequencer.lane() == Some(lane) {
-            self.sequencer.failed(&self.core);
-            self.welcome = None;
-            self.visit.set(self.visit.get() + 1);
-            self.core.submissions.borrow_mut().lane_lost();
+        let peer = if self.sequencer_down(lane) {
             Peer::Sequencer
         } else {
             let found = self.storage.iter_mut().find(|found| found.link.lane() == Some(lane));
@@ -268,22 +275,22 @@ impl<D: Directory> Session<D> {
             found.link.failed(&self.core);
             // Its region went with the lane.
             found.word = None;
-            Peer::Storage(found.node)
+            let peer = Peer::Storage(found.node);
+            self.core.lost(peer);
+            peer
         };
         if reason.is_for_operators() {
             tracing::warn!(?peer, %reason, "a peer cannot be used");
         } else {
             tracing::debug!(?peer, %reason, "a lane is down");
         }
-        self.core.lost(peer);
         self.directory.ask();
     }
 
     /// Who was dialled on a lane.
     fn expected(&self, lane: LaneId) -> Option<(Role, NodeId)> {
-        if self.sequencer.lane() == Some(lane) {
-            let (node, _) = self.places.sequencer.as_ref()?;
-            return Some((Role::Sequencer, *node));
+        if let Some(node) = self.sequencers.node_of(lane) {
+            return Some((Role::Sequencer, node));
         }
         let found = self.storage.iter().find(|found| found.link.lane() == Some(lane))?;
         Some((Role::Storage, found.node))
