@@ -1,5 +1,6 @@
 //! Documents about an engine.
 
+use halfmoon_client::SequencerLane;
 use halfmoon_protocol::{Order, Protocol};
 use serde_json::{Value, json};
 
@@ -72,6 +73,18 @@ const fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
+/// The sequencers that this engine knows, and whether there are lanes to them.
+fn sequencers(hot: &Hot) -> Vec<Value> {
+    let show = |lane: &SequencerLane| {
+        json!({
+            "node": lane.node.0,
+            "role": if lane.is_in_charge { "active" } else { "standby" },
+            "connected": lane.is_up,
+        })
+    };
+    hot.log.sequencers().iter().map(show).collect()
+}
+
 fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
     let roots = hot.roots.borrow();
     let listed: Vec<Value> = roots
@@ -108,6 +121,7 @@ fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
         "incarnation": hot.me.incarnation.0,
         "epoch": hot.log.epoch().0,
         "open": hot.log.is_open(),
+        "sequencers": sequencers(hot),
         "applied": hot.log.applied().0,
         "committed": hot.log.committed().0,
         "safe_point": hot.log.safe_point().0,
