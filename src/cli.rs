@@ -1,9 +1,13 @@
 //! The command line, as a person reads it with `--help`.
 
+mod bench;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub(crate) use bench::{Bench, BenchFailover, BenchLog, DeathName, VictimName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use halfmoon_sequencer::SUSPECT_MS_DEFAULT;
 use serde::Deserialize;
 
 /// Exactly-once stateful functions at the speed of the network and the disk.
@@ -63,8 +67,8 @@ pub(crate) enum Command {
     /// Run the travel application under four protocols while parts of the cluster are killed, and
     /// audit every effect.
     Demo(Demo),
-    /// Run a whole cluster on this machine until Ctrl-C: one sequencer, three storage nodes, two
-    /// engines.
+    /// Run a whole cluster on this machine until Ctrl-C: a sequencer and one that stands by, three
+    /// storage nodes, two engines.
     Dev(Dev),
     /// Make the functions of a native binary available.
     Deploy(Deploy),
@@ -114,6 +118,11 @@ pub(crate) struct Machine {
         value_parser = clap::value_parser!(u32).range(ENGINES))]
     pub(crate) engines: u32,
 
+    /// Sequencers that stand by, to take over when the one in charge dies or hangs.
+    #[arg(long, default_value_t = 1, env = "HALFMOON_STANDBYS",
+        value_parser = clap::value_parser!(u32).range(STANDBYS))]
+    pub(crate) standbys: u32,
+
     /// What an acknowledgement means: flushed on two of three disks, or merely in the memory of two
     /// of three nodes (faster, and lost with the power). A cluster keeps what it was founded with.
     #[arg(long, value_enum, default_value_t = Durability::Flush, env = "HALFMOON_DURABILITY")]
@@ -128,6 +137,8 @@ pub(crate) struct Machine {
 
 /// How many engines a cluster on one machine may have.
 pub(crate) const ENGINES: std::ops::RangeInclusive<i64> = 1..=16;
+/// How many sequencers may stand by.
+pub(crate) const STANDBYS: std::ops::RangeInclusive<i64> = 0..=4;
 /// How many MiB a segment may have.
 pub(crate) const SEGMENT_MIBS: std::ops::RangeInclusive<i64> = 1..=1024;
 
@@ -296,39 +307,6 @@ pub(crate) struct Invoke {
     pub(crate) timeout: u64,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Latency and rate of durable appends beside the floors of the same run.
-    Log(BenchLog),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchLog {
-    /// Print one JSON object.
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Seconds per measurement.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) seconds: u64,
-
-    /// Bytes of a record's payload; may be given several times.
-    #[arg(long, value_delimiter = ',', default_values_t = [256])]
-    pub(crate) size: Vec<usize>,
-
-    /// Appends in flight; may be given several times.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
-    pub(crate) depth: Vec<usize>,
-
-    /// What an acknowledgement means.
-    #[arg(long, value_enum, default_value_t = Durability::Flush)]
-    pub(crate) durability: Durability,
-
-    /// Where the cluster's state lies while it runs [default: a temporary directory here].
-    #[arg(long)]
-    pub(crate) data_dir: Option<PathBuf>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RoleName {
     /// Orders appends.
@@ -369,6 +347,16 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
+
+    /// A sequencer that leaves others the time to be in charge before it takes over. One that finds
+    /// another in charge stands by in any case.
+    #[arg(long)]
+    pub(crate) standby: bool,
+
+    /// How long the sequencer in charge may be silent before this one takes over, in ms.
+    #[arg(long, default_value_t = SUSPECT_MS_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(50..=60_000))]
+    pub(crate) suspect_ms: u32,
 
     /// End when standard input does: a child process does not outlive its supervisor.
     #[arg(long, hide = true)]

@@ -12,11 +12,11 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::cli::{Cli, Command, Durability, ENGINES, SEGMENT_MIBS};
+use crate::cli::{Cli, Command, Durability, ENGINES, SEGMENT_MIBS, STANDBYS};
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 7] =
-    ["server", "data_dir", "engines", "port", "durability", "segment_mib", "log"];
+pub(crate) const SETTINGS: [&str; 8] =
+    ["server", "data_dir", "engines", "standbys", "port", "durability", "segment_mib", "log"];
 
 /// What the file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +26,8 @@ struct File {
     data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "engines")]
     engines: Option<u32>,
+    #[serde(default, deserialize_with = "standbys")]
+    standbys: Option<u32>,
     port: Option<u16>,
     durability: Option<Durability>,
     #[serde(default, deserialize_with = "segment_mib")]
@@ -129,6 +131,7 @@ impl File {
             self.server,
             data_dir,
             number(self.engines),
+            number(self.standbys),
             number(self.port.map(u32::from)),
             self.durability.map(|durability| durability.name().to_owned()),
             number(self.segment_mib),
@@ -141,6 +144,10 @@ impl File {
 
 fn engines<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     within(from, ENGINES)
+}
+
+fn standbys<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, STANDBYS)
 }
 
 fn segment_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
-        let all = "server = \"h:1\"\ndata_dir = \"data\"\nengines = 3\nport = 0\n\
+        let all = "server = \"h:1\"\ndata_dir = \"data\"\nengines = 3\nstandbys = 2\nport = 0\n\
                    durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
@@ -253,6 +260,7 @@ mod tests {
         for (wrong, parts) in [
             ("prot = 1", &["line 2", "prot", "`port`"][..]),
             ("engines = 17", &["line 2", "17 is not allowed", "1 to 16"]),
+            ("standbys = 5", &["line 2", "5 is not allowed", "0 to 4"]),
             ("segment_mib = -1", &["line 2", "-1 is not allowed", "1 to 1024"]),
             ("port = 65536", &["line 2", "65536", "u16"]),
             ("durability = \"flsh\"", &["line 2", "flsh", "`flush`", "`memory-quorum`"]),

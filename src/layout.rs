@@ -10,7 +10,7 @@ use halfmoon_wire::NodeId;
 
 /// Storage nodes of a cluster on one machine.
 pub(crate) const STORAGE: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
-/// Its sequencer.
+/// Its first sequencer; those that stand by follow.
 pub(crate) const SEQUENCER: NodeId = NodeId(10);
 /// Its first engine; the others follow.
 pub(crate) const FIRST_ENGINE: u32 = 21;
@@ -132,6 +132,11 @@ impl EnginePorts {
 /// Engines by number.
 pub(crate) const fn engine(index: u32) -> NodeId {
     NodeId(FIRST_ENGINE + index)
+}
+
+/// Sequencers that stand by, by number.
+pub(crate) const fn standby(index: u32) -> NodeId {
+    NodeId(SEQUENCER.0 + 1 + index)
 }
 
 fn default_root() -> anyhow::Result<PathBuf> {

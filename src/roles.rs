@@ -31,6 +31,8 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         listen: options.listen,
         http: options.http,
         segment_mib: options.segment_mib,
+        is_standby: options.standby,
+        suspect_ms: options.suspect_ms,
     };
     if notify::is_wanted() {
         tell_when_ready(Arc::clone(&meta), options.role.into(), place.node, Arc::clone(&stop))?;
@@ -83,6 +85,8 @@ struct Place {
     listen: SocketAddr,
     http: SocketAddr,
     segment_mib: u32,
+    is_standby: bool,
+    suspect_ms: u32,
 }
 
 fn run_role(
@@ -91,10 +95,11 @@ fn run_role(
     meta: Arc<dyn MetaStore>,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    let Place { node, data_dir, listen, http, segment_mib } = place;
+    let Place { node, data_dir, listen, http, segment_mib, is_standby, suspect_ms } = place;
     match role {
         RoleName::Sequencer => {
-            let config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
+            let mut config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
+            (config.is_standby, config.suspect_ms) = (is_standby, suspect_ms);
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -148,7 +153,10 @@ impl InProcess {
             std::fs::create_dir_all(&data_dir)
                 .with_context(|| format!("cannot make {}", data_dir.display()))?;
             let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(layout.meta())?);
-            let place = Place { node, data_dir, listen: any, http, segment_mib };
+            // Threads of one process die together: nobody stands by.
+            let (is_standby, suspect_ms) = (false, halfmoon_sequencer::SUSPECT_MS_DEFAULT);
+            let place =
+                Place { node, data_dir, listen: any, http, segment_mib, is_standby, suspect_ms };
             let stop = Arc::clone(&stop);
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{node}"))
@@ -195,6 +203,14 @@ impl Cluster for Threads {
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {
         anyhow::bail!("{part:?} is a thread of this process and cannot be killed by itself")
+    }
+
+    fn pause(&self, part: Part) -> anyhow::Result<u32> {
+        anyhow::bail!("{part:?} is a thread of this process and cannot be stopped by itself")
+    }
+
+    fn resume(&self, pid: u32) -> anyhow::Result<()> {
+        anyhow::bail!("process {pid} was not stopped")
     }
 
     fn kill_process(&self, _pid: u32) -> bool {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Part};
-use halfmoon_meta::nodes;
+use halfmoon_meta::{cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
+use rustix::process::{Pid, Signal};
 
 use crate::cli::PassedOn;
 use crate::layout::{self, EnginePorts, Founded, Layout};
@@ -69,6 +70,8 @@ pub(crate) struct Supervisor {
 /// How the children are to be run.
 pub(crate) struct Options {
     pub(crate) ports: EnginePorts,
+    /// Sequencers that stand by.
+    pub(crate) standbys: u32,
     /// MiB of a segment of a storage node's logs.
     pub(crate) segment_mib: u32,
     pub(crate) passed_on: PassedOn,
@@ -105,6 +108,8 @@ impl Supervisor {
         let mut by_id: BTreeMap<_, _> =
             layout::STORAGE.map(|id| node(Kind::Storage, id, any)).into();
         by_id.extend([node(Kind::Sequencer, layout::SEQUENCER, any)]);
+        let standbys = (0..options.standbys).map(layout::standby);
+        by_id.extend(standbys.map(|id| node(Kind::Sequencer, id, any)));
         for (id, http) in options.ports.engines() {
             by_id.extend([node(Kind::Engine, id, http)]);
         }
@@ -144,12 +149,21 @@ impl Supervisor {
             tracing::error!("the supervisor's thread ended by a panic");
         }
         let deadline = Instant::now() + within;
+        let in_charge = self.shared.in_charge();
         let mut nodes = self.shared.lock();
-        for kind in [Kind::Engine, Kind::Sequencer, Kind::Storage] {
+        // Who stands by ends before the one in charge, or it would take over from it.
+        let stands_by = |node: &Node| node.kind == Kind::Sequencer && Some(node.id) != in_charge;
+        let groups: [&dyn Fn(&Node) -> bool; 4] = [
+            &|node| node.kind == Kind::Engine,
+            &stands_by,
+            &|node| node.kind == Kind::Sequencer,
+            &|node| node.kind == Kind::Storage,
+        ];
+        for is_next in groups {
             let mut ending: Vec<&mut Child> = nodes
                 .by_id
                 .values_mut()
-                .filter(|node| node.kind == kind)
+                .filter(|node| is_next(node))
                 .filter_map(|node| node.child.as_mut())
                 .collect();
             // A child that serves a supervisor ends when its standard input does.
@@ -214,6 +228,27 @@ impl Shared {
         true
     }
 
+    /// The sequencer that took the last epoch.
+    fn in_charge(&self) -> Option<NodeId> {
+        Some(cluster::read(&self.founded.meta).ok()?.holder?.node())
+    }
+
+    /// Does something to the process of a part.
+    fn with_child<R>(
+        &self,
+        part: Part,
+        act: impl FnOnce(&mut Child) -> anyhow::Result<R>,
+    ) -> anyhow::Result<R> {
+        let id = match part {
+            Part::Engine(index) => layout::engine(u32::try_from(index)?),
+            Part::Storage(index) => *layout::STORAGE.get(index).context("no such storage node")?,
+            Part::Sequencer => self.in_charge().context("no sequencer is in charge")?,
+        };
+        let mut nodes = self.lock();
+        let node = nodes.by_id.get_mut(&id).context("no such node")?;
+        act(node.child.as_mut().context("the node is not running")?)
+    }
+
     fn spawn(&self, node: &mut Node) -> anyhow::Result<Child> {
         node.started = Instant::now();
         let directory = self.layout.node(node.kind.name(), node.id);
@@ -229,6 +264,7 @@ impl Shared {
             .arg("--meta")
             .arg(self.layout.meta())
             .args(self.passed_on.arguments())
+            .args(node.is_standby().then_some("--standby"))
             // Who started this process is told by it alone when all are ready.
             .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
@@ -249,6 +285,10 @@ fn log_file(path: &Path) -> anyhow::Result<std::fs::File> {
 }
 
 impl Node {
+    fn is_standby(&self) -> bool {
+        self.kind == Kind::Sequencer && self.id != layout::SEQUENCER
+    }
+
     fn ended(&mut self, how: &str) {
         self.child = None;
         if self.started.elapsed() < SHORT_LIFE {
@@ -281,21 +321,28 @@ impl Cluster for Shared {
     }
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {
-        let id = match part {
-            Part::Engine(index) => layout::engine(u32::try_from(index)?),
-            Part::Storage(index) => *layout::STORAGE.get(index).context("no such storage node")?,
-            Part::Sequencer => layout::SEQUENCER,
-        };
-        let mut nodes = self.lock();
-        let node = nodes.by_id.get_mut(&id).context("no such node")?;
-        node.child.as_mut().context("the node is not running")?.kill()?;
+        self.with_child(part, |child| Ok(child.kill()?))
+    }
+
+    fn pause(&self, part: Part) -> anyhow::Result<u32> {
+        self.with_child(part, |child| {
+            anyhow::ensure!(signal(child.id(), Signal::STOP), "process {} is gone", child.id());
+            Ok(child.id())
+        })
+    }
+
+    fn resume(&self, pid: u32) -> anyhow::Result<()> {
+        anyhow::ensure!(signal(pid, Signal::CONT), "process {pid} is gone");
         Ok(())
     }
 
     fn kill_process(&self, pid: u32) -> bool {
-        let Ok(pid) = i32::try_from(pid) else { return false };
-        rustix::process::Pid::from_raw(pid).is_some_and(|pid| {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
-        })
+        signal(pid, Signal::KILL)
     }
+}
+
+/// Whether there was a process to be signalled.
+fn signal(pid: u32, signal: Signal) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
 }

@@ -18,7 +18,7 @@ pub enum Part {
     Engine(usize),
     /// The storage node with this index.
     Storage(usize),
-    /// The sequencer.
+    /// The sequencer in charge.
     Sequencer,
 }
 
@@ -30,6 +30,10 @@ pub trait Cluster: Send + Sync {
     fn gateway(&self, engine: usize) -> Option<SocketAddr>;
     /// SIGKILLs a part. Whoever supervises the cluster starts it again.
     fn kill(&self, part: Part) -> anyhow::Result<()>;
+    /// SIGSTOPs a part: it lives, and does nothing. Its process id, for [`Self::resume`].
+    fn pause(&self, part: Part) -> anyhow::Result<u32>;
+    /// SIGCONTs a process that was paused.
+    fn resume(&self, pid: u32) -> anyhow::Result<()>;
     /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
     fn kill_process(&self, pid: u32) -> bool;
 }

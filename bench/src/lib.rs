@@ -6,6 +6,7 @@ pub mod audit;
 pub mod chaos;
 pub mod cluster;
 pub mod demo;
+pub mod failover;
 pub mod http;
 pub mod load;
 pub mod log;

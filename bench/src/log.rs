@@ -23,7 +23,7 @@ const FLOOR_ROUNDS: usize = 500;
 /// Idle appends are this far apart, on the schedule: enough for each to find everything asleep.
 pub const IDLE_EVERY: Duration = Duration::from_millis(4);
 /// The tag that all records of the benchmark carry.
-const TAG: Tag = Tag(0xbe4c);
+pub(crate) const TAG: Tag = Tag(0xbe4c);
 /// Longest wait for the log to come up.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
@@ -85,25 +85,30 @@ fn median_us(mut samples: Vec<Duration>) -> f64 {
 /// A client of a cluster's log, with the thread that drives it.
 pub struct LogBench {
     reactor: SharedReactor,
-    driver: Driver<Tcp, MetaDirectory>,
-    begin: Instant,
+    pub(crate) driver: Driver<Tcp, MetaDirectory>,
+    pub(crate) begin: Instant,
 }
 
 impl LogBench {
     /// Joins the log of the cluster that `meta` describes, as the engine `node`.
     pub fn join(meta: FileStore, node: NodeId) -> anyhow::Result<Self> {
+        let mut bench = Self::dial(meta, node, Role::Engine)?;
+        let log = bench.driver.log();
+        let probe = async move { append(&log, &[0; 16]).await };
+        bench.run(UP_WITHIN, probe)?.context("the log did not take a first append")?;
+        Ok(bench)
+    }
+
+    /// A client that has not asked for anything yet.
+    pub(crate) fn dial(meta: FileStore, node: NodeId, role: Role) -> anyhow::Result<Self> {
         let reactor = Reactor::shared(ReactorOptions::default())?;
         let cluster = cluster::read(&meta)?.id();
         let incarnation = nodes::next_incarnation(&meta, node)?;
         let waker = reactor.borrow().waker();
         let directory = MetaDirectory::new(Arc::new(meta), waker)?;
-        let options = Options::new(cluster, Role::Engine, node, incarnation);
+        let options = Options::new(cluster, role, node, incarnation);
         let driver = Driver::new(Tcp::new(reactor.clone()), directory, &options, 0);
-        let mut bench = Self { reactor, driver, begin: Instant::now() };
-        let log = bench.driver.log();
-        let probe = async move { append(&log, &[0; 16]).await };
-        bench.run(UP_WITHIN, probe)?.context("the log did not take a first append")?;
-        Ok(bench)
+        Ok(Self { reactor, driver, begin: Instant::now() })
     }
 
     fn now_ns(&self) -> u64 {
@@ -111,7 +116,7 @@ impl LogBench {
     }
 
     /// Drives everything until the future ends.
-    fn run<T: 'static>(
+    pub(crate) fn run<T: 'static>(
         &mut self,
         within: Duration,
         future: impl Future<Output = T> + 'static,

@@ -1,5 +1,8 @@
 //! `halfmoon bench`: measurements on a cluster that the command starts itself.
 
+mod failover;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,21 +24,32 @@ const NAMED: (usize, usize) = (128, 256);
 pub(crate) fn run(what: &Bench, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     match what {
         Bench::Log(options) => log(options, passed_on),
+        Bench::Failover(options) => failover::run(options, passed_on),
     }
 }
 
-fn log(options: &BenchLog, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
-    let directory = match &options.data_dir {
+/// Does something in the directory, or in one that is there until it has succeeded.
+fn with_directory<R>(
+    directory: Option<&PathBuf>,
+    act: impl FnOnce(&Path) -> anyhow::Result<R>,
+) -> anyhow::Result<R> {
+    let place = match directory {
         Some(directory) => directory.clone(),
         // Here, not in /tmp: that is memory on many machines, and a flush of memory costs nothing.
         None => std::env::current_dir()?.join(format!("halfmoon-bench-{}", std::process::id())),
     };
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
-    let measured = measure(options, passed_on, &directory);
-    if options.data_dir.is_none() {
-        std::fs::remove_dir_all(&directory).ok();
+    std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let result = act(&place);
+    if directory.is_none() && result.is_ok() {
+        std::fs::remove_dir_all(&place).ok();
     }
+    result
+}
+
+fn log(options: &BenchLog, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
+    let measured = with_directory(options.data_dir.as_ref(), |directory| {
+        measure(options, passed_on, directory)
+    });
     let measured = measured?;
     if options.json {
         print(&as_json(options, &measured).to_string());
@@ -66,11 +80,7 @@ impl Single {
     }
 }
 
-fn measure(
-    options: &BenchLog,
-    passed_on: PassedOn,
-    directory: &std::path::Path,
-) -> anyhow::Result<Measured> {
+fn measure(options: &BenchLog, passed_on: PassedOn, directory: &Path) -> anyhow::Result<Measured> {
     let say = |text: &str| {
         if !options.json {
             print(text);
@@ -83,6 +93,7 @@ fn measure(
     let founded = layout.found(options.durability.into())?;
     let supervised = Options {
         ports: EnginePorts::new(0, 0)?,
+        standbys: options.standbys,
         segment_mib: SEGMENT_MIB,
         passed_on,
         log_files: true,
@@ -132,6 +143,7 @@ fn as_json(options: &BenchLog, measured: &Measured) -> serde_json::Value {
         },
         "rate_256b_128_per_s": named.map(|point| point.rate_per_s),
         "points": points,
+        "standbys": options.standbys,
         "durability": options.durability.name(),
         "transport": "tcp",
     })
@@ -160,7 +172,8 @@ fn show(options: &BenchLog, measured: &Measured) {
         ));
     }
     print(&format!(
-        "durability: {}; transport: tcp; all roles on this machine",
-        options.durability.name()
+        "durability: {}; transport: tcp; standbys: {}; all roles on this machine",
+        options.durability.name(),
+        options.standbys
     ));
 }

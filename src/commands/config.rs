@@ -19,6 +19,7 @@ pub(crate) fn run(
         json!(options.server),
         json!(root.root()),
         json!(options.machine.engines),
+        json!(options.machine.standbys),
         json!(options.port),
         json!(options.machine.durability.name()),
         json!(options.machine.segment_mib),

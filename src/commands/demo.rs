@@ -24,7 +24,9 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let begin = Instant::now();
     let json = arguments.json;
     let say = move |line: String| say(begin, json, &line);
-    say("starting 1 sequencer, 3 storage nodes and 2 engines as processes of this machine".into());
+    say("starting 2 sequencers (one stands by), 3 storage nodes and 2 engines as processes of this \
+         machine"
+        .into());
     say("under boki and unlogged, which have no transactions, a reservation is a write to the \
          hotel and then one to the flight, and no two clients share a row"
         .into());
@@ -34,6 +36,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let founded = layout.found(halfmoon_meta::Durability::Flush)?;
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 2)?,
+        standbys: 1,
         segment_mib: SEGMENT_MIB,
         passed_on,
         log_files: true,

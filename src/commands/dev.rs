@@ -38,6 +38,7 @@ pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode
     } else {
         let supervised = Options {
             ports,
+            standbys: options.machine.standbys,
             segment_mib: options.machine.segment_mib,
             passed_on,
             log_files: false,
@@ -63,8 +64,10 @@ async fn serve(
         () = stop::wait_for_signal() => return Ok(()),
     }
     let engines = gateways.cluster().engines();
+    let standbys = if options.in_process { 0 } else { options.machine.standbys };
     print(&format!(
-        "halfmoon is up after {:.2} s: 1 sequencer, 3 storage nodes, {engines} engines",
+        "halfmoon is up after {:.2} s: 1 sequencer ({standbys} standing by), 3 storage nodes, {engines} \
+         engines",
         begin.elapsed().as_secs_f64()
     ));
     for engine in 0..engines {

@@ -1,0 +1,98 @@
+//! `halfmoon bench` on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Durability, STANDBYS};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Latency and rate of durable appends beside the floors of the same run.
+    Log(BenchLog),
+    /// For how long appends stand still when a sequencer, or a storage node, dies or hangs under
+    /// load; and whether all of them are in the log afterwards, once.
+    Failover(BenchFailover),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLog {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seconds: u64,
+
+    /// Bytes of a record's payload; may be given several times.
+    #[arg(long, value_delimiter = ',', default_values_t = [256])]
+    pub(crate) size: Vec<usize>,
+
+    /// Appends in flight; may be given several times.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
+    pub(crate) depth: Vec<usize>,
+
+    /// What an acknowledgement means.
+    #[arg(long, value_enum, default_value_t = Durability::Flush)]
+    pub(crate) durability: Durability,
+
+    /// Sequencers that stand by, and are sent the stream too.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(STANDBYS))]
+    pub(crate) standbys: u32,
+
+    /// Where the cluster's state lies while it runs [default: a temporary directory here].
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchFailover {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// How often a node dies.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+
+    /// Appends started per second, on a schedule.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: u32,
+
+    /// Bytes of a record's payload.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub(crate) size: u32,
+
+    /// What dies.
+    #[arg(long, value_enum, default_value_t = VictimName::Sequencer)]
+    pub(crate) role: VictimName,
+
+    /// How it dies.
+    #[arg(long, value_enum, default_value_t = DeathName::Kill)]
+    pub(crate) how: DeathName,
+
+    /// Sequencers that stand by.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(STANDBYS))]
+    pub(crate) standbys: u32,
+
+    /// Where the cluster's state lies while it runs [default: a temporary directory here].
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VictimName {
+    /// The sequencer in charge.
+    Sequencer,
+    /// One storage node after the other.
+    Storage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeathName {
+    /// By SIGKILL.
+    Kill,
+    /// By SIGSTOP; it goes on when another has taken over.
+    Stop,
+}
