@@ -5,6 +5,7 @@ mod bad_input;
 mod crash;
 mod disk;
 mod everyday;
+mod failover;
 mod large_values;
 mod settings;
 mod strangers;
