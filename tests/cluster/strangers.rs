@@ -44,7 +44,7 @@ fn a_node_of_another_release_is_turned_away_with_what_to_do_and_others_are_serve
     let meta = FileStore::open(scratch.path("data").join("meta")).unwrap();
     let listening = nodes::list(&meta).unwrap().into_iter();
     let listening: Vec<_> = listening.filter(|node| node.role() != Role::Engine).collect();
-    assert_eq!(listening.len(), 4, "the sequencer and three storage nodes");
+    assert!(listening.len() >= 4, "a sequencer and three storage nodes at least: {listening:?}");
     for (node, version) in listening.iter().zip(1000u16..) {
         greet_with(node.address, |greeting| {
             greeting[VERSION_AT..VERSION_AT + 2].copy_from_slice(&version.to_le_bytes());
