@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use halfmoon_meta::{MemberSet, NodeEntry, cluster, nodes};
-use halfmoon_sequencer::{Now, Options, Request, Role};
+use halfmoon_sequencer::{Now, Options, Reign as Began, Request, Role, SUSPECT_MS_DEFAULT};
 use halfmoon_wire::{Epoch, Incarnation, NodeId, Role as WireRole};
 
 use super::{CLUSTER, Env, Machine, Turned, listen_at};
@@ -110,12 +110,14 @@ impl SequencerHost {
         let options = Options {
             cluster: CLUSTER,
             node: self.node,
-            epoch: info.epoch(),
-            member_sets: info.recovery_sets().map(MemberSet::nodes).collect(),
+            is_patient: true,
             lease_ms: self.lease_ms,
             window_bytes: WINDOW_BYTES,
+            suspect_ms: SUSPECT_MS_DEFAULT,
         };
         let mut role = Role::new(env.transport(self.machine, self.host), options);
+        let member_sets = info.recovery_sets().map(MemberSet::nodes).collect();
+        role.reign(Began { epoch: info.epoch(), member_sets });
         let address = role.listen(&listen_at(self.host)).ok()?.parse().ok()?;
         let incarnation = Incarnation(info.epoch().0);
         let entry = NodeEntry::new(WireRole::Sequencer, self.node, incarnation, address);
@@ -163,7 +165,7 @@ impl Reign {
             Request::MarkCommitted => {
                 cluster::mark_committed(meta, self.members, self.epoch).map(drop)
             }
-            Request::Locate(_) => Ok(()),
+            Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
         };
         match done {
             Ok(()) | Err(NodeSuperseded { .. } | MembersSuperseded { .. }) => true,
@@ -212,6 +214,8 @@ impl Machine for SequencerHost {
                     let at = at.max(reign.asked.back().map_or(0, |(at, _)| *at));
                     reign.asked.push_back((at, node));
                 }
+                // Only one that stands by asks for these.
+                Request::Look | Request::Take { .. } => {}
                 Request::Publish | Request::MarkCommitted => {
                     if is_alone || !reign.carry_out(request, &self.env.meta) {
                         reign.unfinished.push(request);
