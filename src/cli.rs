@@ -113,6 +113,11 @@ pub(crate) struct Machine {
     #[arg(long, env = "HALFMOON_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
+    /// Where the cluster's metadata lies: a directory, or `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`
+    /// [default: DATA_DIR/meta]. A cluster keeps what it was founded with.
+    #[arg(long, env = "HALFMOON_META")]
+    pub(crate) meta: Option<String>,
+
     /// Engines; each serves HTTP and runs functions.
     #[arg(long, default_value_t = 2, env = "HALFMOON_ENGINES",
         value_parser = clap::value_parser!(u32).range(ENGINES))]
@@ -331,9 +336,10 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) data_dir: PathBuf,
 
-    /// Directory of the metadata store, shared by all nodes of the machine.
-    #[arg(long)]
-    pub(crate) meta: PathBuf,
+    /// The metadata store that all nodes share: a directory, or
+    /// `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`.
+    #[arg(long, env = "HALFMOON_META")]
+    pub(crate) meta: String,
 
     /// Where lanes are accepted.
     #[arg(long, default_value = "127.0.0.1:0")]

@@ -62,5 +62,5 @@ fn servers(target: &Target) -> anyhow::Result<Vec<SocketAddr>> {
         return Ok(addresses.collect());
     }
     let store = Layout::new(target.data_dir.clone())?.open()?;
-    Ok(nodes::list(&store)?.into_iter().filter_map(|node| node.gateway).collect())
+    Ok(nodes::list(&*store)?.into_iter().filter_map(|node| node.gateway).collect())
 }

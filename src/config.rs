@@ -15,8 +15,17 @@ use serde::{Deserialize, Deserializer, de};
 use crate::cli::{Cli, Command, Durability, ENGINES, SEGMENT_MIBS, STANDBYS};
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 8] =
-    ["server", "data_dir", "engines", "standbys", "port", "durability", "segment_mib", "log"];
+pub(crate) const SETTINGS: [&str; 9] = [
+    "server",
+    "data_dir",
+    "meta",
+    "engines",
+    "standbys",
+    "port",
+    "durability",
+    "segment_mib",
+    "log",
+];
 
 /// What the file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +33,7 @@ pub(crate) const SETTINGS: [&str; 8] =
 struct File {
     server: Option<String>,
     data_dir: Option<PathBuf>,
+    meta: Option<String>,
     #[serde(default, deserialize_with = "engines")]
     engines: Option<u32>,
     #[serde(default, deserialize_with = "standbys")]
@@ -130,6 +140,7 @@ impl File {
         let values = [
             self.server,
             data_dir,
+            self.meta,
             number(self.engines),
             number(self.standbys),
             number(self.port.map(u32::from)),

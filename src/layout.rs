@@ -3,9 +3,10 @@
 use std::fs::{File, TryLockError};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
-use halfmoon_meta::{Durability, FileStore, cluster};
+use halfmoon_meta::{Durability, MetaStore, cluster};
 use halfmoon_wire::NodeId;
 
 /// Storage nodes of a cluster on one machine.
@@ -14,6 +15,9 @@ pub(crate) const STORAGE: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 pub(crate) const SEQUENCER: NodeId = NodeId(10);
 /// Its first engine; the others follow.
 pub(crate) const FIRST_ENGINE: u32 = 21;
+
+/// The file that says where the metadata lies when it does not lie in `meta/`.
+const META_ELSEWHERE: &str = "meta-at";
 
 /// A data directory: `meta/`, and one directory a node.
 #[derive(Clone, Debug)]
@@ -35,8 +39,35 @@ impl Layout {
         &self.root
     }
 
-    pub(crate) fn meta(&self) -> PathBuf {
-        self.root.join("meta")
+    /// Address of the metadata store: a directory in this one, unless a file says otherwise.
+    pub(crate) fn meta(&self) -> anyhow::Result<String> {
+        let elsewhere = self.root.join(META_ELSEWHERE);
+        match std::fs::read_to_string(&elsewhere) {
+            Ok(address) => return Ok(address.trim().to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", elsewhere.display()));
+            }
+        }
+        let inside = self.root.join("meta").into_os_string().into_string();
+        inside.ok().context("the name of the data directory is no UTF-8; choose another")
+    }
+
+    /// Notes that the metadata lies at `address`, before there is any.
+    fn meta_lies_at(&self, address: &str) -> anyhow::Result<()> {
+        let known = self.meta()?;
+        if known == address {
+            return Ok(());
+        }
+        let elsewhere = self.root.join(META_ELSEWHERE);
+        anyhow::ensure!(
+            !elsewhere.exists() && !self.root.join("meta").exists(),
+            "the cluster in {} keeps its metadata at {known}; leave --meta out, or choose another \
+             directory with --data-dir",
+            self.root.display()
+        );
+        std::fs::write(&elsewhere, format!("{address}\n"))
+            .with_context(|| format!("cannot write {}", elsewhere.display()))
     }
 
     pub(crate) fn node(&self, role: &str, node: NodeId) -> PathBuf {
@@ -45,7 +76,11 @@ impl Layout {
 
     /// Makes the directories and founds the cluster, unless that was done before. Nobody else runs a
     /// cluster there as long as the result lives.
-    pub(crate) fn found(&self, durability: Durability) -> anyhow::Result<Founded> {
+    pub(crate) fn found(
+        &self,
+        durability: Durability,
+        meta: Option<&str>,
+    ) -> anyhow::Result<Founded> {
         let unusable =
             |what| format!("cannot {what} {}; choose another with --data-dir", self.root.display());
         std::fs::create_dir_all(&self.root).with_context(|| unusable("make the data directory"))?;
@@ -61,11 +96,14 @@ impl Layout {
                 return Err(error).with_context(|| unusable("lock the data directory"));
             }
         }
-        let store = FileStore::open(self.meta())?;
-        match cluster::read(&store) {
+        if let Some(address) = meta {
+            self.meta_lies_at(address)?;
+        }
+        let store = halfmoon_meta::open(&self.meta()?)?;
+        match cluster::read(&*store) {
             Ok(_) => {}
             Err(halfmoon_meta::ClusterError::NoCluster) => {
-                cluster::create(&store, cluster::random_id()?, durability, &STORAGE)?;
+                cluster::create(&*store, cluster::random_id()?, durability, &STORAGE)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -73,19 +111,19 @@ impl Layout {
     }
 
     /// Opens the metadata of a cluster that is there.
-    pub(crate) fn open(&self) -> anyhow::Result<FileStore> {
+    pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn MetaStore>> {
         anyhow::ensure!(
-            self.meta().is_dir(),
+            self.root.join("meta").is_dir() || self.root.join(META_ELSEWHERE).exists(),
             "there is no cluster in {}; start one with `halfmoon dev`, or name a server with --server",
             self.root.display()
         );
-        Ok(FileStore::open(self.meta())?)
+        Ok(halfmoon_meta::open(&self.meta()?)?)
     }
 }
 
 /// A data directory that is this process's alone.
 pub(crate) struct Founded {
-    pub(crate) meta: FileStore,
+    pub(crate) meta: Arc<dyn MetaStore>,
     _lock: File,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Part};
-use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
+use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
 use crate::cli::{Machine, RoleName, Run};
@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         asked.store(true, Ordering::Release);
         notify::stopping();
     })?;
-    let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(&options.meta)?);
+    let meta = halfmoon_meta::open(&options.meta)?;
     let place = Place {
         node: NodeId(options.node),
         data_dir: options.data_dir.clone(),
@@ -152,7 +152,7 @@ impl InProcess {
             let data_dir = layout.node(name, node);
             std::fs::create_dir_all(&data_dir)
                 .with_context(|| format!("cannot make {}", data_dir.display()))?;
-            let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(layout.meta())?);
+            let meta = layout.open()?;
             // Threads of one process die together: nobody stands by.
             let (is_standby, suspect_ms) = (false, halfmoon_sequencer::SUSPECT_MS_DEFAULT);
             let place =
@@ -198,7 +198,7 @@ impl Cluster for Threads {
 
     fn gateway(&self, engine: usize) -> Option<SocketAddr> {
         let id = layout::engine(u32::try_from(engine).ok()?);
-        nodes::find(&self.founded.meta, Role::Engine, id).ok()??.gateway
+        nodes::find(&*self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {

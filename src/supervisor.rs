@@ -230,7 +230,7 @@ impl Shared {
 
     /// The sequencer that took the last epoch.
     fn in_charge(&self) -> Option<NodeId> {
-        Some(cluster::read(&self.founded.meta).ok()?.holder?.node())
+        Some(cluster::read(&*self.founded.meta).ok()?.holder?.node())
     }
 
     /// Does something to the process of a part.
@@ -262,7 +262,7 @@ impl Shared {
             .arg("--data-dir")
             .arg(&directory)
             .arg("--meta")
-            .arg(self.layout.meta())
+            .arg(self.layout.meta()?)
             .args(self.passed_on.arguments())
             .args(node.is_standby().then_some("--standby"))
             // Who started this process is told by it alone when all are ready.
@@ -317,7 +317,7 @@ impl Cluster for Shared {
 
     fn gateway(&self, engine: usize) -> Option<SocketAddr> {
         let id = layout::engine(u32::try_from(engine).ok()?);
-        nodes::find(&self.founded.meta, Role::Engine, id).ok()??.gateway
+        nodes::find(&*self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
     fn kill(&self, part: Part) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_client::{AppendRequest, Appended, Driver, Log, MetaDirectory, Options};
-use halfmoon_meta::{FileStore, cluster, nodes};
+use halfmoon_meta::{MetaStore, cluster, nodes};
 use halfmoon_reactor::{Options as ReactorOptions, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_wire::{NodeId, Role, SeqNum, Tag};
@@ -91,7 +91,7 @@ pub struct LogBench {
 
 impl LogBench {
     /// Joins the log of the cluster that `meta` describes, as the engine `node`.
-    pub fn join(meta: FileStore, node: NodeId) -> anyhow::Result<Self> {
+    pub fn join(meta: Arc<dyn MetaStore>, node: NodeId) -> anyhow::Result<Self> {
         let mut bench = Self::dial(meta, node, Role::Engine)?;
         let log = bench.driver.log();
         let probe = async move { append(&log, &[0; 16]).await };
@@ -100,12 +100,12 @@ impl LogBench {
     }
 
     /// A client that has not asked for anything yet.
-    pub(crate) fn dial(meta: FileStore, node: NodeId, role: Role) -> anyhow::Result<Self> {
+    pub(crate) fn dial(meta: Arc<dyn MetaStore>, node: NodeId, role: Role) -> anyhow::Result<Self> {
         let reactor = Reactor::shared(ReactorOptions::default())?;
-        let cluster = cluster::read(&meta)?.id();
-        let incarnation = nodes::next_incarnation(&meta, node)?;
+        let cluster = cluster::read(&*meta)?.id();
+        let incarnation = nodes::next_incarnation(&*meta, node)?;
         let waker = reactor.borrow().waker();
-        let directory = MetaDirectory::new(Arc::new(meta), waker)?;
+        let directory = MetaDirectory::new(meta, waker)?;
         let options = Options::new(cluster, role, node, incarnation);
         let driver = Driver::new(Tcp::new(reactor.clone()), directory, &options, 0);
         Ok(Self { reactor, driver, begin: Instant::now() })

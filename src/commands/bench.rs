@@ -90,7 +90,7 @@ fn measure(options: &BenchLog, passed_on: PassedOn, directory: &Path) -> anyhow:
     say("measuring the floors D and F …");
     let before = both()?;
     let layout = Layout::new(Some(directory.join("state")))?;
-    let founded = layout.found(options.durability.into())?;
+    let founded = layout.found(options.durability.into(), None)?;
     let supervised = Options {
         ports: EnginePorts::new(0, 0)?,
         standbys: options.standbys,

@@ -18,6 +18,7 @@ pub(crate) fn run(
     let values = [
         json!(options.server),
         json!(root.root()),
+        json!(options.machine.meta.clone().map_or_else(|| root.meta(), Ok)?),
         json!(options.machine.engines),
         json!(options.machine.standbys),
         json!(options.port),

@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let state = arguments.output.join("state");
     remove(&state)?;
     let layout = Layout::new(Some(state.clone()))?;
-    let founded = layout.found(halfmoon_meta::Durability::Flush)?;
+    let founded = layout.found(halfmoon_meta::Durability::Flush, None)?;
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 2)?,
         standbys: 1,

@@ -27,7 +27,8 @@ impl From<Durability> for halfmoon_meta::Durability {
 pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let layout = Layout::new(options.machine.data_dir.clone())?;
-    let founded = layout.found(options.machine.durability.into())?;
+    let founded =
+        layout.found(options.machine.durability.into(), options.machine.meta.as_deref())?;
     let ports = EnginePorts::new(options.port, options.machine.engines)?;
     ports.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

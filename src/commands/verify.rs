@@ -31,7 +31,7 @@ fn what(options: &Verify) -> anyhow::Result<(Vec<PathBuf>, Option<ClusterInfo>)>
         return Ok((options.nodes.clone(), None));
     }
     let layout = Layout::new(options.data_dir.clone())?;
-    let info = cluster::read(&layout.open()?)?;
+    let info = cluster::read(&*layout.open()?)?;
     Ok((STORAGE.map(|node| layout.node("storage", node)).to_vec(), Some(info)))
 }
 

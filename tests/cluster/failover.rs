@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use halfmoon_meta::{FileStore, cluster, nodes};
+use halfmoon_meta::{FileStore, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -23,16 +23,24 @@ fn store(data: &Path) -> FileStore {
 
 /// The sequencer in charge, and the last epoch.
 fn in_charge(data: &Path) -> (NodeId, u64) {
-    let holder = cluster::read(&store(data)).unwrap().holder.unwrap();
+    in_charge_of(&store(data))
+}
+
+pub fn in_charge_of(store: &dyn MetaStore) -> (NodeId, u64) {
+    let holder = cluster::read(store).unwrap().holder.unwrap();
     (holder.node(), holder.epoch().0)
 }
 
 fn process(data: &Path, node: NodeId) -> Pid {
-    let entry = nodes::find(&store(data), Role::Sequencer, node).unwrap().unwrap();
+    process_of(&store(data), node)
+}
+
+pub fn process_of(store: &dyn MetaStore, node: NodeId) -> Pid {
+    let entry = nodes::find(store, Role::Sequencer, node).unwrap().unwrap();
     Pid::from_raw(i32::try_from(entry.pid).unwrap()).unwrap()
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(tokio::time::Instant::now() < end, "it never came: {what}");
@@ -41,7 +49,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Sends keyed requests until as many as there should be are acknowledged.
-async fn load(dev: &Dev, stage: &str, acknowledged: &Shared<BTreeSet<String>>) {
+pub async fn load(dev: &Dev, stage: &str, acknowledged: &Shared<BTreeSet<String>>) {
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
         clients.push(async move {
@@ -60,7 +68,7 @@ async fn load(dev: &Dev, stage: &str, acknowledged: &Shared<BTreeSet<String>>) {
 }
 
 /// Every acknowledged order was processed, and once.
-async fn check(dev: &Dev, acknowledged: &Shared<BTreeSet<String>>) {
+pub async fn check(dev: &Dev, acknowledged: &Shared<BTreeSet<String>>) {
     let ids: Vec<String> = acknowledged.lock().unwrap().iter().cloned().collect();
     for ids in ids.chunks(100) {
         let found: Value = dev.result("inspect", &json!({ "ids": ids }), None).await;

@@ -7,6 +7,7 @@ mod disk;
 mod everyday;
 mod failover;
 mod large_values;
+mod metadata;
 mod settings;
 mod strangers;
 mod support;

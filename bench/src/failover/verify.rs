@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use halfmoon_meta::FileStore;
+use halfmoon_meta::MetaStore;
 use halfmoon_wire::{NodeId, RecordKind, RecordRef, Role, SeqNum};
 use serde::Serialize;
 
@@ -36,7 +37,11 @@ pub struct Findings {
 type Found = BTreeMap<u64, (u64, SeqNum)>;
 
 /// Reads the log as `node`, which only reads, and compares.
-pub fn verify(meta: FileStore, node: NodeId, started: &[Started]) -> anyhow::Result<Findings> {
+pub fn verify(
+    meta: Arc<dyn MetaStore>,
+    node: NodeId,
+    started: &[Started],
+) -> anyhow::Result<Findings> {
     let mut reader = LogBench::dial(meta, node, Role::Observer)?;
     let found: Rc<RefCell<Found>> = Rc::default();
     let records = Rc::new(Cell::new(0));

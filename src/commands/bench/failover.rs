@@ -45,7 +45,7 @@ fn measure(
         }
     };
     let layout = Layout::new(Some(directory.join("state")))?;
-    let founded = layout.found(Durability::Flush.into())?;
+    let founded = layout.found(Durability::Flush.into(), None)?;
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 0)?,
         standbys: options.standbys,

@@ -3,18 +3,19 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests and their helpers")]
 
+#[path = "support/etcd.rs"]
+mod etcd;
+
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use halfmoon_meta::{
     CasError, Durability, Entry, EtcdStore, Expected, FileStore, MetaError, MetaStore, Revision,
     VALUE_MAX_BYTES, cluster,
 };
 use halfmoon_wire::NodeId;
+
+use etcd::{Etcd, free_port};
 
 /// Opens a store: those of one name are the same.
 type Open<'a> = &'a dyn Fn(&str) -> Arc<dyn MetaStore>;
@@ -129,84 +130,6 @@ fn keep(open: Open<'_>) {
     }
 }
 
-/// An etcd of one member, of this test alone.
-struct Etcd {
-    child: Child,
-    address: String,
-    _directory: tempfile::TempDir,
-}
-
-impl Etcd {
-    /// `None`, and a note that says so, where etcd is not installed.
-    fn start(test: &str) -> Option<Self> {
-        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
-            skipped(test, "etcd is not installed");
-            return None;
-        }
-        // Somebody else may take a port between its choice and its use.
-        let end = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < end {
-            if let Some(etcd) = Self::try_start() {
-                return Some(etcd);
-            }
-        }
-        panic!("etcd does not come up");
-    }
-
-    fn try_start() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let [client, peer] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
-        let [clients, peers] = [&client, &peer].map(|address| format!("http://{address}"));
-        let child = Command::new("etcd")
-            .args(["--name", "one", "--initial-cluster", &format!("one={peers}")])
-            .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
-            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .arg("--data-dir")
-            .arg(directory.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut etcd = Self { child, address: client, _directory: directory };
-        let store = etcd.open("ready");
-        while etcd.child.try_wait().unwrap().is_none() {
-            if store.get("ready").is_ok() {
-                return Some(etcd);
-            }
-            std::thread::yield_now();
-        }
-        None
-    }
-
-    fn open(&self, prefix: &str) -> Arc<dyn MetaStore> {
-        halfmoon_meta::open(&format!("etcd://{}/{prefix}", self.address)).unwrap()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn skipped(test: &str, why: &str) {
-    eprintln!("skipped: {why}");
-    if let Ok(path) = std::env::var("HALFMOON_SKIP_FILE") {
-        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
-        writeln!(file, "{test}: {why}").unwrap();
-    }
-}
-
 #[test]
 fn a_directory_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
@@ -239,7 +162,7 @@ fn of_a_change_that_etcd_took_and_did_not_answer_the_outcome_is_unknown() {
 fn a_member_that_is_gone_is_passed_over() {
     let Some(etcd) = Etcd::start("a_member_that_is_gone_is_passed_over") else { return };
     // Nobody listens on the first.
-    let address = format!("etcd://127.0.0.1:{},{}/gone", free_port(), etcd.address);
+    let address = format!("etcd://127.0.0.1:{},{}/gone", free_port(), etcd.address());
     let store = EtcdStore::new(&address).unwrap();
     let revision = store.compare_and_set("a", Expected::Absent, b"one").unwrap();
     assert_eq!(store.get("a").unwrap().unwrap().revision, revision);
@@ -251,8 +174,7 @@ fn without_etcd_reads_fail_and_changes_are_not_made() {
         return;
     };
     let store = etcd.open("dead");
-    etcd.child.kill().unwrap();
-    etcd.child.wait().unwrap();
+    etcd.kill();
     assert!(matches!(store.get("a"), Err(MetaError::Etcd { .. })));
     let error = store.compare_and_set("a", Expected::At(Revision(1)), b"x").unwrap_err();
     assert!(matches!(error, CasError::Failed(MetaError::Etcd { .. })), "{error}");
