@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use halfmoon_client::{AppendRequest, Appended, Executor, Log, State};
 use halfmoon_protocol::call::Status;
+use halfmoon_protocol::intents::{Intents, Owner};
 use halfmoon_protocol::payload::{self, Intent};
 use halfmoon_protocol::root::{self, Request};
 use halfmoon_wire::{Condition, Evict, InstanceId, RecordKind, RecordRef, SeqNum, tag};
@@ -19,7 +20,6 @@ use crate::metrics::{Metrics, count};
 use crate::registry::Registry;
 use crate::roots::{self, Origin, Root};
 use crate::scratch::Scratch;
-use crate::takeover::{Intents, Owner};
 use crate::value::Value;
 use crate::workers::{AcquireError, Workers};
 

@@ -7,7 +7,8 @@
 //!                                          └─ fold of every applied record: registry, intents
 //! ```
 //! - [`run`] hosts it: reactor, lanes, workers, gateway.
-//! - [`registry`], [`pool`] and [`takeover`] decide and do no I/O.
+//! - [`registry`] and [`pool`] decide and do no I/O; whose roots are whose is
+//!   [`halfmoon_protocol::intents`].
 //!
 //! # Invariants
 //! - One thread, the *hot* one, holds all state; the gateway's threads and the thread that starts
@@ -40,7 +41,6 @@ mod scratch;
 mod session;
 mod show;
 mod sync;
-pub mod takeover;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use halfmoon_channel::Doorbell;
 use halfmoon_client::{Driver, MetaDirectory, Options};
 use halfmoon_meta::{ClusterError, Durability, MetaStore, NodeEntry, cluster, nodes};
+use halfmoon_protocol::intents::Owner;
 use halfmoon_reactor::{Op, Reactor, ReactorError, SharedReactor, UserId};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{ExposeError, Memory, RegionId};
@@ -26,7 +27,6 @@ use crate::nursery::Nursery;
 use crate::obey::obey;
 use crate::scratch::Scratch;
 use crate::show::{self, Constants};
-use crate::takeover::Owner;
 use crate::workers::{Expose, Workers};
 
 /// Longest sleep: how late a stop is noticed when nothing happens.

@@ -41,7 +41,6 @@ use crate::nursery::{Care, Event, Label};
 use crate::obey::obey;
 use crate::pool::{PoolConfig, WorkerId};
 use crate::scratch::Scratch;
-use crate::takeover::Owner;
 use crate::workers::{Expose, Workers};
 use fake::World;
 

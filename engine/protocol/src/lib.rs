@@ -42,6 +42,7 @@ mod halfmoon_read;
 mod halfmoon_write;
 pub mod ids;
 mod init;
+pub mod intents;
 pub mod ops;
 mod order;
 pub mod payload;
