@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use halfmoon_wire::limits::VALUE_MAX_BYTES;
 use halfmoon_wire::limits::{BLOB_CHUNK_BYTES, KEY_MAX_BYTES, TABLE_NAME_MAX_BYTES};
-use halfmoon_wire::{CellTuple, NodeId, ObjectKey, SeqNum, StateRequest, VersionId};
+use halfmoon_wire::{CellTuple, NodeId, ObjectKey, SeqNum, StateRequest, VersionId, broken};
 use thiserror::Error;
 
 use crate::calls::{Bytes, Reply};
@@ -218,7 +218,7 @@ impl State {
             let first = self.value_of_cell(&nodes, &ask, lend);
             let second = self.second_voice(&nodes, object, &voice);
             let ((from, cell), ()) = quorum::both(first, second).await?;
-            if nodes.len() == 1 {
+            if nodes.len() == 1 || broken!(CellFromOne) {
                 return Ok(cell.map(cell_out));
             }
             let tuple = match voice.get() {
@@ -248,7 +248,9 @@ impl State {
             };
             let Some((tuple, bytes)) = newest else { continue };
             let value = bytes.as_ref().map(|bytes| value_back(bytes, lend)).transpose()?;
-            self.put(&Put { object, what: What::Cell(tuple), value }).await?;
+            if !broken!(CellNotWrittenBack) {
+                self.put(&Put { object, what: What::Cell(tuple), value }).await?;
+            }
             return Ok(Some(cell_out((tuple, bytes))));
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use halfmoon_wire::{
     APPEND_EPOCH_AT, AppendParts, Condition, Epoch, Evict, Incarnation, LocalId, NodeId,
-    RecordKind, RecordRef, Refusal, SeqNum, Tag, encode_append, encoded_len, limits,
+    RecordKind, RecordRef, Refusal, SeqNum, Tag, broken, encode_append, encoded_len, limits,
 };
 use thiserror::Error;
 
@@ -201,11 +201,20 @@ impl Submissions {
         self.epoch = epoch;
         self.open = false;
         self.cursor = self.base;
+        if broken!(ResubmitsAboveHighest) {
+            let highest = self.pending.iter().rposition(Option::is_none);
+            self.cursor += highest.map_or(0, |index| index as u64 + 1);
+        }
         self.paused.clear();
-        self.losers.clear();
-        self.waiting.clear();
+        if !broken!(VerdictOutlivesEpoch) {
+            self.losers.clear();
+            self.waiting.clear();
+        }
         for pending in self.pending.iter_mut().flatten() {
-            pending.state = State::Waiting;
+            let is_judged = matches!(pending.state, State::Judged(_));
+            if !is_judged || !broken!(VerdictOutlivesEpoch) {
+                pending.state = State::Waiting;
+            }
         }
     }
 
@@ -290,7 +299,9 @@ impl Submissions {
                 pending.state = State::Paused(at);
                 self.paused.push(Reverse((at, local.0)));
             }
-            Refusal::Conflict { winner, .. } if winner > SeqNum::ZERO => {
+            Refusal::Conflict { winner, .. }
+                if winner > SeqNum::ZERO && !broken!(LoserBeforeWinner) =>
+            {
                 pending.state = State::Judged(refusal);
                 self.losers.push(Reverse((winner, local.0)));
             }

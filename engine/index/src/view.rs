@@ -1,7 +1,7 @@
 //! The stream, held back until it is committed, then applied.
 
 use halfmoon_wire::{
-    DecodeError, Epoch, NodeId, RecordKind, RecordRef, Records, SafePoint, SeqNum,
+    DecodeError, Epoch, NodeId, RecordKind, RecordRef, Records, SafePoint, SeqNum, broken,
 };
 use thiserror::Error;
 
@@ -199,10 +199,12 @@ impl View {
         self.epoch = epoch;
         self.opening = opening;
         self.commit.enter(epoch, opening, members);
-        self.store.truncate_after(applied);
-        self.end = applied;
-        self.end_epoch = self.applied_epoch;
-        self.held_bytes = 0;
+        if !broken!(HeldBackKept) {
+            self.store.truncate_after(applied);
+            self.end = applied;
+            self.end_epoch = self.applied_epoch;
+            self.held_bytes = 0;
+        }
         Ok(Entered::New)
     }
 

@@ -5,7 +5,7 @@
 
 use halfmoon_wire::{
     AppendView, Condition, Epoch, Evict, Incarnation, LocalId, NewRecord, NodeId, Open, Origin,
-    RecordKind, RecordRef, Refusal, SafePoint, SeqNum, TagPos,
+    RecordKind, RecordRef, Refusal, SafePoint, SeqNum, TagPos, broken,
 };
 use rustc_hash::FxHashMap;
 
@@ -176,7 +176,8 @@ impl Order {
             return Verdict::Refused(Refusal::Invalid);
         }
         let known = self.engines.get(&engine);
-        if known.is_some_and(|known| incarnation <= known.evicted) {
+        let is_out = known.is_some_and(|known| incarnation <= known.evicted);
+        if is_out && !broken!(EvictedAppends) {
             return Verdict::Refused(Refusal::Evicted);
         }
         let sent = known.and_then(|known| known.life(incarnation));
@@ -324,7 +325,7 @@ impl Order {
                 let state = self.tags.find(tag);
                 let found = state.map_or(0, |state| state.length);
                 match state {
-                    _ if found == length => None,
+                    _ if found == length || broken!(LengthUnchecked) => None,
                     Some(state) if found > length => Some(self.taken(index, state, length)),
                     _ if append.tags().any(|joined| joined == tag) => {
                         Some(Refusal::Gap { condition: index, length: found })
@@ -334,7 +335,8 @@ impl Order {
             }
             Condition::NothingAfter { tag, after } => {
                 let last = self.tags.find(tag).map_or(SeqNum::ZERO, |state| state.last);
-                (last > after).then_some(Refusal::Conflict { condition: index, winner: last })
+                let fails = last > after && !broken!(NothingAfterUnchecked);
+                fails.then_some(Refusal::Conflict { condition: index, winner: last })
             }
         })
     }
@@ -349,7 +351,7 @@ impl Order {
 
     fn note_origin(&mut self, origin: Origin) {
         let engine = self.engines.entry(origin.engine).or_default();
-        if origin.incarnation > engine.evicted {
+        if origin.incarnation > engine.evicted && !broken!(DedupNotRebuilt) {
             engine.life_mut(origin.incarnation).insert(origin.local);
         }
     }

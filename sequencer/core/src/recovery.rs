@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use halfmoon_wire::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
-use halfmoon_wire::{Epoch, EpochStart, Message, NodeId, Open, Records, SeqNum};
+use halfmoon_wire::{Epoch, EpochStart, Message, NodeId, Open, Records, SeqNum, broken};
 
 use crate::learner::{LearnError, Learner};
 use crate::order::{Order, ReplayError};
@@ -236,12 +236,15 @@ impl Recovery {
     fn choose(&mut self) -> Result<(), RecoveryError> {
         let has_quorum = |set: &Vec<NodeId>| {
             let answered = set.iter().filter(|node| self.sealed.contains_key(node)).count();
-            answered > set.len() / 2
+            answered > set.len() / 2 || (answered > 0 && broken!(RecoveryWithoutQuorum))
         };
         if self.reading.is_some() || self.sets.is_empty() || !self.sets.iter().all(has_quorum) {
             return Ok(());
         }
-        let rank = |log: &SealedLog| (log.history.last().map(|start| start.epoch), log.end);
+        let rank = |log: &SealedLog| {
+            let last = log.history.last().filter(|_| !broken!(LongestLog));
+            (last.map(|start| start.epoch), log.end)
+        };
         let Some((node, log)) = self.sealed.iter().max_by_key(|(_, log)| rank(log)) else {
             return Ok(());
         };

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use halfmoon_wire::LocalId;
+use halfmoon_wire::{LocalId, broken};
 
 /// Most chunks of 1024 ids that are kept for one incarnation between what it has reported as
 /// answered and its newest append. An engine that goes beyond is told `Overloaded`.
@@ -32,6 +32,9 @@ impl SentIds {
         if id.0 <= self.answered {
             return true;
         }
+        if broken!(DedupByHighest) {
+            return self.chunks.back().is_some_and(|last| last.highest() >= id.0);
+        }
         let (number, word, bit) = place(id);
         let found = match self.chunks.back() {
             Some(last) if last.number == number => Some(last),
@@ -47,6 +50,9 @@ impl SentIds {
 
     /// Notes that the id is in the log.
     pub(crate) fn insert(&mut self, id: LocalId) {
+        if broken!(DedupForgets) {
+            return;
+        }
         let (number, word, bit) = place(id);
         let index = match self.find(number) {
             Ok(index) => index,
@@ -74,6 +80,15 @@ impl SentIds {
             Some(last) if last.number < number => Err(self.chunks.len()),
             Some(_) => self.chunks.binary_search_by_key(&number, |chunk| chunk.number),
         }
+    }
+}
+
+impl Chunk {
+    /// The highest id that is noted here.
+    fn highest(&self) -> u64 {
+        let word = self.bits.iter().rposition(|bits| *bits != 0).unwrap_or(0);
+        let bit = u64::from(63 - self.bits[word].leading_zeros().min(63));
+        self.number * CHUNK_IDS + word as u64 * 64 + bit
     }
 }
 

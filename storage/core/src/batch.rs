@@ -6,7 +6,7 @@
 //! so a suffix that was half overwritten does not read as a log. See docs/formats/segment.md.
 
 use bytemuck::{Pod, Zeroable};
-use halfmoon_wire::{Epoch, SeqNum};
+use halfmoon_wire::{Epoch, SeqNum, broken};
 
 use crate::limits::BLOCK_BYTES;
 
@@ -162,7 +162,7 @@ impl<'a> Batch<'a> {
         }
         let body_end = BATCH_HEADER_BYTES.checked_add(header.body_len as usize)?;
         let body = bytes.get(BATCH_HEADER_BYTES..body_end)?;
-        if checksum(head, body) != header.crc {
+        if checksum(head, body) != header.crc && !broken!(TornBatchAccepted) {
             return None;
         }
         Some(Self {

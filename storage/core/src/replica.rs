@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use halfmoon_wire::{Epoch, EpochStart, Records, SeqNum, agreement};
+use halfmoon_wire::{Epoch, EpochStart, Records, SeqNum, agreement, broken};
 
 use crate::checkpoint::FollowError;
 use crate::effect::{Effect, ReadPlan, StreamError, StreamOutcome, WelcomeInfo};
@@ -136,7 +136,11 @@ impl Replica {
         if epoch < accepted.promised {
             return Ok(());
         }
-        let agreed = agreement((&accepted.history, accepted.end), (history, tail));
+        let agreed = if broken!(OwnLengthAfterSeal) {
+            accepted.end.min(tail)
+        } else {
+            agreement((&accepted.history, accepted.end), (history, tail))
+        };
         if agreed < accepted.trimmed {
             return Err(StreamError::Trimmed { epoch, agreed });
         }
@@ -169,6 +173,9 @@ impl Replica {
         records: &[u8],
     ) -> Result<StreamOutcome, StreamError> {
         let next = self.log.accepted().end.next();
+        if broken!(FlushAfterSeal) && self.log.accepted().promised > epoch {
+            return Ok(StreamOutcome::Ignored);
+        }
         let Some(reign) = self.reign.as_mut().filter(|reign| reign.epoch == epoch) else {
             return Ok(StreamOutcome::Ignored);
         };
@@ -252,8 +259,8 @@ impl Replica {
         let durable = self.log.durable();
         let reign = self.reign.as_ref().filter(|reign| durable.ticket >= reign.compared)?;
         let end = match self.config {
-            ReplicaConfig::Flush => durable.end,
-            ReplicaConfig::MemoryQuorum => self.log.accepted().end,
+            ReplicaConfig::Flush if !broken!(WatermarkBeforeFlush) => durable.end,
+            ReplicaConfig::Flush | ReplicaConfig::MemoryQuorum => self.log.accepted().end,
         };
         Some((reign.epoch, end))
     }
@@ -290,7 +297,9 @@ impl Replica {
     }
 
     fn promise_to(&mut self, epoch: Epoch) {
-        self.reign = None;
+        if !broken!(FlushAfterSeal) && !broken!(OldEpochAccepted) {
+            self.reign = None;
+        }
         self.promise = self.log.promise(epoch);
     }
 
@@ -348,7 +357,7 @@ impl Replica {
         let accepted = self.log.accepted();
         let effects = &mut self.effects;
         self.seals.retain(|seal| {
-            let wait = seal.ticket > durable.ticket;
+            let wait = seal.ticket > durable.ticket && !broken!(FlushAfterSeal);
             if !wait {
                 effects.push_back(Effect::Sealed {
                     asker: seal.asker,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use halfmoon_transport::{
     Endpoint, HeapMemory, LaneId, RegionId, RemoteSpan, SendError, Source, Transport,
 };
-use halfmoon_wire::{Epoch, Hello, Message, SeqNum};
+use halfmoon_wire::{Epoch, Hello, Message, SeqNum, broken};
 
 use crate::limits::OUTBOX_MAX_BYTES;
 
@@ -135,7 +135,8 @@ impl Lane {
         let Some(((of, region, written), (epoch, seq))) = self.word.as_mut().zip(watermark) else {
             return;
         };
-        if *of != epoch || *written >= seq {
+        let is_other = *of != epoch && !broken!(OldEpochWatermark);
+        if is_other || *written >= seq {
             return;
         }
         let to = RemoteSpan { region: *region, offset: 0 };

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+pub mod broken;
 mod codec;
 mod hello;
 mod ids;

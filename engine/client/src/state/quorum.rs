@@ -6,7 +6,9 @@ use std::task::Poll;
 
 use halfmoon_transport::RemoteSpan;
 use halfmoon_transport::memory::check;
-use halfmoon_wire::{CellTuple, Message, NodeId, ObjectKey, StateRequest, ValueSource, VersionId};
+use halfmoon_wire::{
+    CellTuple, Message, NodeId, ObjectKey, StateRequest, ValueSource, VersionId, broken,
+};
 
 use super::{State, StateError, check_value};
 use crate::calls::{Hold, Peer, Reply};
@@ -169,7 +171,7 @@ impl State {
         one: impl Fn(NodeId) -> F,
     ) -> Result<(), StateError> {
         let nodes = self.known_nodes().await?;
-        let quorum = nodes.len() / 2 + 1;
+        let quorum = if broken!(PutOnOne) { 1 } else { nodes.len() / 2 + 1 };
         let mut done = 0;
         let mut running: Vec<Pin<Box<F>>> =
             nodes.into_iter().map(|node| Box::pin(one(node))).collect();
