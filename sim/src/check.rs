@@ -1,6 +1,7 @@
 //! What must hold, judged while a world runs. Checkers draw no randomness and change nothing, so a
 //! run is the same with and without them.
 
+pub(crate) mod functions;
 pub mod log;
 pub mod registers;
 

@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
+#[cfg(feature = "mutants")]
+mod mutants;
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +30,14 @@ struct Arguments {
     /// Runs at once
     #[arg(long, default_value_t = 1)]
     jobs: u64,
+    /// Plants every known bug in turn; each has to be found
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutants: bool,
+    /// Plants this bug
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
     /// What the nodes of the first seed say, with the virtual time, on the standard error
     #[arg(long)]
     verbose: bool,
@@ -39,6 +50,14 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let first = arguments.seed.unwrap_or(1);
     let seeds = arguments.seeds.unwrap_or(if arguments.seed.is_some() { 1 } else { 200 });
+    #[cfg(feature = "mutants")]
+    if arguments.mutants {
+        return mutants::all();
+    }
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        return mutants::one(name, arguments.seed.unwrap_or(1), arguments.seeds);
+    }
     if arguments.verbose {
         listen();
     }

@@ -13,6 +13,8 @@ pub enum Scenario {
     Log,
     /// The same, many appends at a time, and little that fails.
     Bulk,
+    /// Functions: transactions, calls, logged and log-free writes.
+    Functions,
 }
 
 /// A fault that is brought about on purpose.
@@ -111,7 +113,11 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed, Concern::Plan, 0);
-        if random.chance(60_000) { Self::bulk(&mut random) } else { Self::log(&mut random) }
+        match random.below(100) {
+            0..6 => Self::bulk(&mut random),
+            6..40 => Self::functions(&mut random),
+            _ => Self::log(&mut random),
+        }
     }
 
     fn log(random: &mut Random) -> Self {
@@ -139,6 +145,18 @@ impl Plan {
             turn_ns: [2 * MICRO, 20 * MICRO, 200 * MICRO][random.index(3)],
             net: NetProfile { torn, late: (late, 8 * MILLI), ..NetProfile::default() },
             disk: DiskProfile::default(),
+        }
+    }
+
+    /// As for the log, with fewer faults: a root takes many appends.
+    fn functions(random: &mut Random) -> Self {
+        let plan = Self::log(random);
+        Self {
+            scenario: Scenario::Functions,
+            engines: 2 + random.index(2),
+            clients: 1 + random.index(3),
+            every_ns: 2 * plan.every_ns,
+            ..plan
         }
     }
 

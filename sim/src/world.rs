@@ -12,15 +12,16 @@ use halfmoon_wire::NodeId;
 
 use crate::check::{Judge, Violation};
 use crate::disk::{DiskCounts, Drive};
-use crate::host::engine::EngineHost;
+use crate::host::engine::{EngineHost, Work};
 use crate::host::sequencer::SequencerHost;
 use crate::host::storage::StorageHost;
 use crate::host::{CLUSTER, Env, Machine, Turned};
 use crate::net::{Host, Net, NetCounts};
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Plan, Scenario};
 use crate::random::{Concern, Random};
 use crate::shared::Shared;
 use crate::time::{Clock, MILLI, SECOND};
+use crate::work::functions::FunctionWork;
 use crate::work::log::LogWork;
 
 /// Storage nodes.
@@ -106,7 +107,7 @@ pub(crate) struct World {
     sequencers: Vec<SequencerHost>,
     engines: Vec<EngineHost>,
     paces: Vec<Pace>,
-    work: Rc<LogWork>,
+    work: Rc<dyn Work>,
     /// Chooses faults.
     chaos: Random,
     /// Chooses how long things take.
@@ -158,6 +159,7 @@ enum Phase {
     Dark {
         until: u64,
         upto: u64,
+        look_at: u64,
     },
     Over,
 }
@@ -168,7 +170,10 @@ impl World {
         let judge = Judge::default();
         let net = Net::new(seed, plan.net.clone());
         let env = Env::new(seed, shared.clone(), net, judge.clone());
-        let work = LogWork::new(seed, shared, judge, plan.clone());
+        let work: Rc<dyn Work> = match plan.scenario {
+            Scenario::Log | Scenario::Bulk => LogWork::new(seed, shared, judge, plan.clone()),
+            Scenario::Functions => FunctionWork::new(seed, shared, judge, plan.clone()),
+        };
         let mut clocks = Random::new(seed, Concern::Clock, u64::MAX);
         let mut clock = move || Clock {
             ahead_ns: clocks.below(10 * SECOND),
@@ -264,7 +269,8 @@ impl World {
         let history = self.work.history();
         self.counts.log = history.borrow().counts();
         self.counts.records = history.borrow().end().0;
-        self.counts.store = self.work.registers().borrow().operations();
+        self.counts.store = self.work.operations();
+        self.counts.instances = self.work.instances();
         self.counts.reigns = self.sequencers.iter().map(SequencerHost::reigns).sum();
         let (violation, ended_ns) = (self.env.judge.verdict(), self.env.now());
         let counts = std::mem::take(&mut self.counts);

@@ -47,6 +47,8 @@ pub struct History {
     epoch: Epoch,
     time_ns: u64,
     evictions: Vec<Evict>,
+    /// Records of engines are appends that were asked for here.
+    is_asked_here: bool,
     counts: LogCounts,
 }
 
@@ -128,8 +130,15 @@ impl History {
             epoch: Epoch(0),
             time_ns: 0,
             evictions: Vec::new(),
+            is_asked_here: true,
             counts: LogCounts::default(),
         }
+    }
+
+    /// An empty log that functions write to: what they append is theirs to judge.
+    #[must_use]
+    pub fn of_functions(shared: Rc<Shared>, judge: Judge) -> Self {
+        Self { is_asked_here: false, ..Self::new(shared, judge) }
     }
 
     /// What happened to it.
@@ -206,7 +215,15 @@ impl History {
         (self.epoch, self.time_ns) = (record.epoch(), record.time_ns());
         let mut asked = None;
         match record.kind() {
-            RecordKind::Data => asked = self.known_append(record),
+            RecordKind::Data => {
+                self.judge_origin(record);
+                if self.is_asked_here {
+                    asked = self.known_append(record);
+                } else {
+                    self.counts.appends += 1;
+                    self.counts.appended += 1;
+                }
+            }
             RecordKind::Open => {}
             RecordKind::Evict => self.evictions.extend(Evict::parse(record.payload()).ok()),
             RecordKind::SafePoint => {
@@ -263,15 +280,23 @@ impl History {
                 self.judge.object(self.shared.now(), CONDITIONS, what);
             }
         }
-        let engine = record.origin();
+        self.asked[index].seq = Some(seq);
+        Some(index)
+    }
+
+    fn judge_origin(&self, record: &RecordRef<'_>) {
+        let (seq, engine) = (record.seq(), record.origin());
         let out = |evict: &Evict| {
             evict.engine == engine.engine && engine.incarnation <= evict.incarnation
         };
         if self.evictions.iter().any(out) {
             self.object(CONDITIONS, format!("record {seq} is of an engine that was evicted"));
         }
-        self.asked[index].seq = Some(seq);
-        Some(index)
+        if record.floor() < self.safe_point {
+            let (floor, safe_point) = (record.floor(), self.safe_point);
+            let what = format!("record {seq} has floor {floor}, below safe point {safe_point}");
+            self.object(CONDITIONS, what);
+        }
     }
 
     /// An append is answered.

@@ -1,13 +1,14 @@
 //! An engine: the client of log and state store, and the tasks that use it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use halfmoon_client::{Directory, Driver, Executor, Log, Options, Places, State, look_up};
 use halfmoon_meta::nodes;
-use halfmoon_wire::{Incarnation, NodeId, RecordRef, Role as WireRole, SeqNum};
+use halfmoon_wire::{Incarnation, NodeId, Role as WireRole, SeqNum};
 
 use super::{CLUSTER, Env, Machine, Turned};
+use crate::check::log::History;
 use crate::net::{Host, SimTransport};
 use crate::random::{Concern, Random};
 use crate::time::{Clock, MICRO, MILLI, SECOND};
@@ -20,11 +21,33 @@ const SLEEP_NS: u64 = SECOND;
 
 /// What the tasks of an engine are: started with every life of it.
 pub(crate) trait Work {
-    /// Starts the tasks of a life.
+    /// Starts the tasks of a life, which shows what it applies to the history.
     fn begin(&self, life: &LifeOf);
 
-    /// A record is applied; `before` is the position that was applied before it.
-    fn applied(&self, life: &LifeOf, before: SeqNum, record: &RecordRef<'_>);
+    /// What was begun is brought to its end, and nothing more is begun.
+    fn stop(&self);
+
+    /// What has not ended.
+    fn running(&self) -> usize;
+
+    /// Has a look at what is left, through this life.
+    fn verify(&self, life: &LifeOf);
+
+    /// Whether that was done.
+    fn is_verified(&self) -> bool;
+
+    /// The log, as everybody has seen it.
+    fn history(&self) -> Rc<RefCell<History>>;
+
+    /// Function instances that have ended.
+    fn instances(&self) -> u64 {
+        0
+    }
+
+    /// Operations on the state store by themselves.
+    fn operations(&self) -> u64 {
+        0
+    }
 }
 
 /// One life of an engine, as its tasks use it.
@@ -68,6 +91,13 @@ impl EngineHost {
         self.life.as_ref().map(|(_, life)| life.log.applied())
     }
 
+    /// Has a look at what is left.
+    pub(crate) fn verify(&self) {
+        if let Some((_, life)) = &self.life {
+            self.work.verify(life);
+        }
+    }
+
     fn begin(&mut self) -> Option<(Driver<SimTransport, SimDirectory>, LifeOf)> {
         let env = &self.env;
         let incarnation = nodes::next_incarnation(&env.meta, self.node).ok()?;
@@ -85,11 +115,6 @@ impl EngineHost {
             log: driver.log(),
             state: driver.state(),
         };
-        let (of, work) = (life.clone(), self.work.clone());
-        let before = Cell::new(SeqNum::ZERO);
-        life.log.on_apply(move |record| {
-            work.applied(&of, before.replace(record.seq()), &record);
-        });
         self.work.begin(&life);
         Some((driver, life))
     }

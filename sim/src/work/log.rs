@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use halfmoon_wire::{RecordRef, SeqNum};
+use halfmoon_wire::SeqNum;
 
 use crate::check::Judge;
 use crate::check::log::History;
@@ -62,26 +62,6 @@ impl LogWork {
         })
     }
 
-    pub(crate) fn history(&self) -> Rc<RefCell<History>> {
-        self.history.clone()
-    }
-
-    pub(crate) fn registers(&self) -> Rc<RefCell<Registers>> {
-        self.registers.clone()
-    }
-
-    /// Clients end what they are at, and begin nothing more.
-    pub(crate) fn stop(&self) {
-        self.stop.set(true);
-    }
-
-    /// Clients that have not ended.
-    pub(crate) fn running(&self) -> usize {
-        self.running.get()
-    }
-}
-
-impl LogWork {
     /// A handle with the same contents, for a task.
     fn handle(&self) -> Self {
         Self {
@@ -101,6 +81,10 @@ impl LogWork {
 
 impl Work for LogWork {
     fn begin(&self, life: &LifeOf) {
+        let (history, before) = (self.history.clone(), Cell::new(SeqNum::ZERO));
+        life.log.on_apply(move |record| {
+            history.borrow_mut().applied(before.replace(record.seq()), &record);
+        });
         if self.stop.get() {
             return;
         }
@@ -124,8 +108,26 @@ impl Work for LogWork {
         }
     }
 
-    fn applied(&self, _life: &LifeOf, before: SeqNum, record: &RecordRef<'_>) {
-        self.history.borrow_mut().applied(before, record);
+    fn stop(&self) {
+        self.stop.set(true);
+    }
+
+    fn running(&self) -> usize {
+        self.running.get()
+    }
+
+    fn verify(&self, _life: &LifeOf) {}
+
+    fn is_verified(&self) -> bool {
+        true
+    }
+
+    fn history(&self) -> Rc<RefCell<History>> {
+        self.history.clone()
+    }
+
+    fn operations(&self) -> u64 {
+        self.registers.borrow().operations()
     }
 }
 

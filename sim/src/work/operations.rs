@@ -36,7 +36,7 @@ impl LogWork {
         random: &mut Random,
     ) -> bool {
         let appends = match self.plan.scenario {
-            Scenario::Log => 60,
+            Scenario::Log | Scenario::Functions => 60,
             Scenario::Bulk => 98,
         };
         match random.below(100) {

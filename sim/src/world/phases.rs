@@ -8,6 +8,7 @@ use halfmoon_wire::SeqNum;
 use super::{Event, Phase, SEQUENCERS, STORAGE, World};
 use crate::disk::DiskProfile;
 use crate::host::Machine;
+use crate::host::engine::EngineHost;
 use crate::time::{MILLI, SECOND};
 
 /// Once nothing fails, everything ends within so long.
@@ -15,6 +16,9 @@ const CALM_NS: u64 = 60 * SECOND;
 
 /// How often it is looked whether there is a sequencer.
 const WATCH_NS: u64 = 20 * MILLI;
+
+/// After so long somebody else has a look at what is left.
+const LOOK_NS: u64 = 5 * SECOND;
 
 const ENDS: &str = "once nothing fails any more, everything that was begun ends";
 const THERE: &str = "after a loss of power everywhere, everything that was seen is seen again";
@@ -32,11 +36,17 @@ impl World {
                 self.env.judge.object(now, ENDS, what);
             }
             Phase::Calm(_) => {}
-            Phase::Dark { until, upto } => {
+            Phase::Dark { until, upto, look_at } => {
                 let sees = |applied: Option<SeqNum>| applied.is_some_and(|seq| seq.0 >= upto);
                 if self.engines.iter().all(|engine| sees(engine.applied())) {
-                    self.phase = Phase::Over;
-                } else if now >= until {
+                    if self.work.is_verified() {
+                        self.phase = Phase::Over;
+                    } else if now >= look_at {
+                        self.phase = Phase::Dark { until, upto, look_at: now + LOOK_NS };
+                        self.engines.iter().take(1).for_each(EngineHost::verify);
+                    }
+                }
+                if self.phase != Phase::Over && now >= until {
                     let what = format!("the log reached {upto}; {}", self.describe());
                     self.env.judge.object(now, THERE, what);
                 }
@@ -75,7 +85,7 @@ impl World {
     fn darken(&mut self) {
         let now = self.env.now();
         let upto = self.work.history().borrow().end().0;
-        self.phase = Phase::Dark { until: now + CALM_NS, upto };
+        self.phase = Phase::Dark { until: now + CALM_NS, upto, look_at: 0 };
         self.power_off(|_| true);
     }
 
