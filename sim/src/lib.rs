@@ -27,6 +27,6 @@ mod work;
 mod world;
 
 pub use report::Report;
-pub use run::{run, run_plan};
+pub use run::{run, run_about, run_plan};
 pub use shared::now_ns;
 pub use world::{Counts, Outcome};

@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use halfmoon_sim::{Report, run};
+use halfmoon_sim::plan::Scenario;
+use halfmoon_sim::{Report, run, run_about};
 
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -27,6 +28,9 @@ struct Arguments {
     /// The first seed
     #[arg(long)]
     seed: Option<u64>,
+    /// Only runs that are about this
+    #[arg(long)]
+    scenario: Option<Scenario>,
     /// Runs at once
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
         listen();
     }
     let begun = Instant::now();
-    let report = all(first, seeds, arguments.jobs.max(1));
+    let report = all(first, seeds, &arguments);
     let wall = begun.elapsed();
     if arguments.json {
         println!("{}", report.to_json(wall));
@@ -71,6 +75,11 @@ fn main() -> ExitCode {
         println!("seeds {}, violations {}", report.seeds, report.violations.len());
     }
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What has to be said again to replay a run that was about something.
+fn about(scenario: Option<Scenario>) -> String {
+    scenario.map_or_else(String::new, |of| format!(" --scenario {of:?}").to_lowercase())
 }
 
 /// Shows what nodes say, as it happens in virtual time.
@@ -95,7 +104,8 @@ impl tracing_subscriber::fmt::time::FormatTime for VirtualTime {
 }
 
 /// Runs all seeds; says how far it is while it does.
-fn all(first: u64, seeds: u64, jobs: u64) -> Report {
+fn all(first: u64, seeds: u64, arguments: &Arguments) -> Report {
+    let (jobs, scenario) = (arguments.jobs.max(1), arguments.scenario);
     let (next, done) = (AtomicU64::new(first), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     let lock = || report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -108,10 +118,13 @@ fn all(first: u64, seeds: u64, jobs: u64) -> Report {
                         if seed >= first.saturating_add(seeds) {
                             return;
                         }
-                        let outcome = run(seed);
+                        let outcome = match scenario {
+                            Some(scenario) => run_about(scenario, seed),
+                            None => run(seed),
+                        };
                         if let Some(violation) = &outcome.violation {
                             eprintln!("seed {seed}: {violation}");
-                            eprintln!("replay: cargo xtask sim --seed {seed}");
+                            eprintln!("replay: cargo xtask sim --seed {seed}{}", about(scenario));
                         }
                         lock().add(seed, &outcome);
                     }

@@ -7,7 +7,7 @@ use crate::random::{Concern, Random};
 use crate::time::{MICRO, MILLI};
 
 /// What a run is about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
 pub enum Scenario {
     /// Appends, conditions, reads, cells: whatever fails.
     Log,
@@ -42,6 +42,8 @@ pub enum Fault {
     CutBothWays,
     /// One machine is cut off from all others, in one direction or both.
     Isolate,
+    /// The machines fall apart into two groups, and a sequencer takes an epoch in one of them.
+    Split,
     /// The lanes between two machines break.
     BreakLanes,
     /// A disk fails some writes for a while.
@@ -57,7 +59,7 @@ pub enum Fault {
 }
 
 /// All faults, each with its usual weight.
-pub const FAULTS: [(Fault, u64); 17] = [
+pub const FAULTS: [(Fault, u64); 18] = [
     (Fault::KillStorage, 10),
     (Fault::PowerOffStorage, 10),
     (Fault::PowerOffAllStorage, 4),
@@ -69,6 +71,7 @@ pub const FAULTS: [(Fault, u64); 17] = [
     (Fault::CutOneWay, 8),
     (Fault::CutBothWays, 6),
     (Fault::Isolate, 4),
+    (Fault::Split, 8),
     (Fault::BreakLanes, 10),
     (Fault::DiskFails, 3),
     (Fault::DiskSlow, 3),
@@ -90,7 +93,9 @@ pub struct Plan {
     pub burst: u64,
     /// Longest pause of a client, in ns.
     pub think_ns: u64,
-    /// How long things fail, in ns.
+    /// How long nothing fails at first, in ns: a cluster takes a while to come up.
+    pub settle_ns: u64,
+    /// How long things fail then, in ns.
     pub faults_ns: u64,
     /// Mean time between two faults, in ns.
     pub every_ns: u64,
@@ -109,15 +114,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan of a seed that is about this.
+    #[must_use]
+    pub fn about(scenario: Scenario, seed: u64) -> Self {
+        let mut random = Random::new(seed, Concern::Plan, scenario as u64 + 1);
+        match scenario {
+            Scenario::Log => Self::log(&mut random),
+            Scenario::Bulk => Self::bulk(&mut random),
+            Scenario::Functions => Self::functions(&mut random),
+        }
+    }
+
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        let mut random = Random::new(seed, Concern::Plan, 0);
-        match random.below(100) {
-            0..6 => Self::bulk(&mut random),
-            6..40 => Self::functions(&mut random),
-            _ => Self::log(&mut random),
-        }
+        let scenario = match Random::new(seed, Concern::Plan, 0).below(100) {
+            0..6 => Scenario::Bulk,
+            6..40 => Scenario::Functions,
+            _ => Scenario::Log,
+        };
+        Self::about(scenario, seed)
     }
 
     fn log(random: &mut Random) -> Self {
@@ -137,7 +153,8 @@ impl Plan {
             clients: 1 + random.index(4),
             burst: 1 + random.below(6),
             think_ns: [100 * MICRO, MILLI, 5 * MILLI][random.index(3)],
-            faults_ns: random.within(100, 600) * MILLI,
+            settle_ns: [0, 60 * MILLI][random.index(2)],
+            faults_ns: random.within(100, 500) * MILLI,
             every_ns: random.skewed(4, 80) * MILLI,
             lasts_ns: [5, 40, 250][random.index(3)] * MILLI,
             faults,
@@ -168,6 +185,7 @@ impl Plan {
             clients: 4,
             burst: 64,
             think_ns: 20 * MICRO,
+            settle_ns: 60 * MILLI,
             faults_ns: random.within(40, 80) * MILLI,
             every_ns: 40 * MILLI,
             lasts_ns: 5 * MILLI,

@@ -1,12 +1,18 @@
 //! Runs of seeds.
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Scenario};
 use crate::world::{Outcome, World};
 
 /// Runs one seed.
 #[must_use]
 pub fn run(seed: u64) -> Outcome {
     run_plan(seed, Plan::of(seed))
+}
+
+/// Runs one seed, about this.
+#[must_use]
+pub fn run_about(scenario: Scenario, seed: u64) -> Outcome {
+    run_plan(seed, Plan::about(scenario, seed))
 }
 
 /// Runs one seed with a plan of its own.

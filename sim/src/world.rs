@@ -208,7 +208,7 @@ impl World {
             engines.push(EngineHost::new(env.clone(), place, node, host, clock(), work.clone()));
         }
         let machines = STORAGE + SEQUENCERS + plan.engines;
-        let phase = Phase::Faults(plan.faults_ns);
+        let phase = Phase::Faults(plan.settle_ns + plan.faults_ns);
         Self {
             env,
             plan,
@@ -235,7 +235,7 @@ impl World {
             }
         }
         self.schedule(0, Event::Watch);
-        let first = self.chaos.below(2 * self.plan.every_ns);
+        let first = self.plan.settle_ns + self.chaos.below(2 * self.plan.every_ns);
         self.schedule(first, Event::Fault);
         let (mut at_once, mut before) = (0, 0);
         while self.phase != Phase::Over && !self.env.judge.is_guilty() {

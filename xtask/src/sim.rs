@@ -17,6 +17,12 @@ pub(crate) struct Arguments {
     /// The first seed
     #[arg(long)]
     seed: Option<u64>,
+    /// Only runs that are about this: log, bulk or functions
+    #[arg(long)]
+    scenario: Option<String>,
+    /// Plant every known bug in turn; each has to be found
+    #[arg(long)]
+    mutants: bool,
     /// Runs at once
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -30,7 +36,13 @@ pub(crate) struct Arguments {
 
 /// Runs seeds; whether none found anything wrong. Its output is the simulator's own.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    if arguments.mutants {
+        return mutants();
+    }
     let mut command = simulator(&[]);
+    if let Some(scenario) = &arguments.scenario {
+        command.args(["--scenario", scenario]);
+    }
     for (name, value) in [("--seeds", arguments.seeds), ("--seed", arguments.seed)] {
         if let Some(value) = value {
             command.args([name.to_owned(), value.to_string()]);
@@ -43,6 +55,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         }
     }
     succeeds(&mut command, !arguments.json)
+}
+
+/// Plants every bug of the list; whether each was found.
+fn mutants() -> anyhow::Result<bool> {
+    let mut command = simulator(&["--features", "mutants"]);
+    command.arg("--mutants");
+    succeeds(&mut command, true)
 }
 
 /// The seeds that have to pass before a change lands.

@@ -103,6 +103,9 @@ impl LogWork {
         random: &mut Random,
     ) -> Vec<Condition> {
         let mut conditions = Vec::new();
+        if self.plan.scenario == Scenario::Bulk && random.chance(900_000) {
+            return conditions;
+        }
         match random.below(10) {
             0..3 => {}
             3..7 => {

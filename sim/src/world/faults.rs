@@ -2,6 +2,7 @@
 
 use super::{Event, Mend, SEQUENCERS, STORAGE, World};
 use crate::disk::DiskProfile;
+use crate::host::Machine;
 use crate::net::Host;
 use crate::plan::Fault;
 use crate::time::{MILLI, SECOND};
@@ -36,6 +37,7 @@ impl World {
             Fault::KillSequencer => self.kill(STORAGE..STORAGE + SEQUENCERS, false),
             Fault::Takeover => self.take_over(),
             Fault::Pause => self.pause(),
+            Fault::Split => self.split(),
             Fault::CutOneWay | Fault::CutBothWays | Fault::Isolate | Fault::BreakLanes => {
                 self.disturb(fault);
             }
@@ -94,6 +96,24 @@ impl World {
         self.start_at(machine, self.env.now());
     }
 
+    /// Two groups that do not hear each other, and a sequencer that was not one before.
+    fn split(&mut self) {
+        let machines = self.paces.len();
+        let sides: Vec<bool> = (0..machines).map(|_| self.chaos.chance(500_000)).collect();
+        let at = self.env.now() + self.lasts();
+        for one in 0..machines {
+            for other in (0..machines).filter(|other| sides[one] != sides[*other]) {
+                let (from, to) = (self.machine(one).host(), self.machine(other).host());
+                self.env.net.cut(from, to);
+                self.schedule(at, Event::Mend(Mend::Heal(from, to)));
+            }
+        }
+        let idle = self.sequencers.iter().position(|sequencer| !sequencer.is_up());
+        if let Some(idle) = idle {
+            self.start_at(STORAGE + idle, self.env.now());
+        }
+    }
+
     fn pause(&mut self) {
         let machine = self.chaos.index(self.paces.len());
         let until = self.env.now() + self.lasts();
@@ -139,6 +159,7 @@ impl World {
             | Fault::KillSequencer
             | Fault::Takeover
             | Fault::Pause
+            | Fault::Split
             | Fault::DiskFails
             | Fault::DiskSlow
             | Fault::MetaFails
