@@ -105,6 +105,8 @@ pub struct Plan {
     pub faults: Vec<(Fault, u64)>,
     /// An engine's lease, in ms.
     pub lease_ms: u32,
+    /// How long a sequencer may be silent before the other one takes over, in ms.
+    pub suspect_ms: u32,
     /// Most time that a turn of a machine takes, in ns.
     pub turn_ns: u64,
     /// The network.
@@ -159,6 +161,7 @@ impl Plan {
             lasts_ns: [5, 40, 250][random.index(3)] * MILLI,
             faults,
             lease_ms: [100, 400, 2000][random.index(3)],
+            suspect_ms: [50, 100, 300][random.index(3)],
             turn_ns: [2 * MICRO, 20 * MICRO, 200 * MICRO][random.index(3)],
             net: NetProfile { torn, late: (late, 8 * MILLI), ..NetProfile::default() },
             disk: DiskProfile::default(),
@@ -191,6 +194,7 @@ impl Plan {
             lasts_ns: 5 * MILLI,
             faults,
             lease_ms: 2000,
+            suspect_ms: 100,
             turn_ns: 100 * MICRO,
             net: NetProfile { torn: 2000, ..NetProfile::default() },
             disk: DiskProfile::default(),

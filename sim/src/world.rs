@@ -127,8 +127,6 @@ enum Event {
     Fault,
     /// A fault that lasts ends.
     Mend(Mend),
-    /// Somebody looks whether there is a sequencer.
-    Watch,
 }
 
 /// What ends with a fault.
@@ -191,14 +189,13 @@ impl World {
         }
         for (machine, node) in (STORAGE..STORAGE + SEQUENCERS).zip(11..) {
             let (node, host) = (NodeId(node), host(machine));
-            let lease_ms = plan.lease_ms;
             sequencers.push(SequencerHost::new(
                 env.clone(),
                 machine,
                 node,
                 host,
                 clock(),
-                lease_ms,
+                (plan.lease_ms, plan.suspect_ms),
             ));
         }
         for (number, node) in (0..plan.engines).zip(21..) {
@@ -230,11 +227,8 @@ impl World {
     /// Runs until the end, or a violation.
     pub(crate) fn run(mut self) -> Outcome {
         for machine in 0..self.paces.len() {
-            if !(STORAGE..STORAGE + SEQUENCERS).contains(&machine) {
-                self.start_at(machine, 0);
-            }
+            self.start_at(machine, 0);
         }
-        self.schedule(0, Event::Watch);
         let first = self.plan.settle_ns + self.chaos.below(2 * self.plan.every_ns);
         self.schedule(first, Event::Fault);
         let (mut at_once, mut before) = (0, 0);
@@ -289,7 +283,6 @@ impl World {
                 }
             }
             Event::Mend(mend) => self.mend(mend),
-            Event::Watch => self.watch(),
         }
     }
 
@@ -356,16 +349,13 @@ impl World {
         }
     }
 
-    /// A process has ended: it is started again after a while; sequencers by whoever watches.
+    /// A process has ended: it is started again after a while.
     fn died(&mut self, machine: usize) {
-        let is_sequencer = (STORAGE..STORAGE + SEQUENCERS).contains(&machine);
-        if !is_sequencer {
-            let after = match self.phase {
-                Phase::Faults(_) => self.chaos.skewed(MILLI, 2 * self.plan.lasts_ns),
-                Phase::Calm(_) | Phase::Dark { .. } | Phase::Over => MILLI,
-            };
-            self.start_at(machine, self.env.now() + after);
-        }
+        let after = match self.phase {
+            Phase::Faults(_) => self.chaos.skewed(MILLI, 2 * self.plan.lasts_ns),
+            Phase::Calm(_) | Phase::Dark { .. } | Phase::Over => MILLI,
+        };
+        self.start_at(machine, self.env.now() + after);
     }
 
     fn start_at(&mut self, machine: usize, at: u64) {

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use halfmoon::App;
 use halfmoon_channel::{Doorbell, EngineSide};
+use halfmoon_protocol::intents::Owner;
 use halfmoon_transport::{ExposeError, Memory, RegionId};
 use halfmoon_wire::{Incarnation, InstanceId, NodeId, SeqNum};
 use tokio::sync::oneshot;

@@ -1,12 +1,14 @@
-//! A sequencer: the role of one reign, and what its process does with the metadata store.
+//! A sequencer: the role, and what its process does with the metadata store.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
-use halfmoon_meta::{MemberSet, NodeEntry, cluster, nodes};
-use halfmoon_sequencer::{Now, Options, Reign as Began, Request, Role, SUSPECT_MS_DEFAULT};
+use halfmoon_meta::{ClusterError, ClusterInfo, MemberSet, NodeEntry, cluster, nodes};
+use halfmoon_sequencer::{Now, Options, Reign, Request, Role, RoleError, Scene};
 use halfmoon_wire::{Epoch, Incarnation, NodeId, Role as WireRole};
 
 use super::{CLUSTER, Env, Machine, Turned, listen_at};
+use crate::meta::SimMeta;
 use crate::net::{Host, SimTransport};
 use crate::random::{Concern, Random};
 use crate::time::{Clock, MICRO, MILLI, SECOND};
@@ -17,8 +19,8 @@ const SLEEP_NS: u64 = 20 * MILLI;
 /// How often it looks for a successor, and tries again what failed.
 const PERIOD_NS: u64 = SECOND;
 
-/// Duration of a look-up, in ns: least and most.
-const LOOK_UP_NS: (u64, u64) = (100 * MICRO, 3 * MILLI);
+/// Duration of a call of the metadata store, in ns: least and most.
+const CALL_NS: (u64, u64) = (100 * MICRO, 3 * MILLI);
 
 /// Bytes of recent stream: the least that holds the longest record, so that followers fall behind.
 const WINDOW_BYTES: usize = halfmoon_wire::limits::RECORD_MAX_BYTES + (64 << 10);
@@ -30,25 +32,33 @@ pub(crate) struct SequencerHost {
     host: Host,
     clock: Clock,
     lease_ms: u32,
+    suspect_ms: u32,
     random: Random,
     /// What it takes for the time since 1970, ahead of the truth.
     wall_ahead_ns: u64,
     /// Until then the metadata store cannot be reached from here.
     alone_until: u64,
-    reign: Option<Reign>,
+    process: Option<Process>,
     reigns: u64,
 }
 
-struct Reign {
+struct Process {
     role: Role<SimTransport>,
-    epoch: Epoch,
-    entry: NodeEntry,
-    members: u64,
-    /// Look-ups under way.
-    asked: VecDeque<(u64, NodeId)>,
-    /// Changes of the metadata store that are to be made, again and again.
+    desk: Desk,
+    /// Calls of the metadata store under way, in order.
+    asked: VecDeque<(u64, Request)>,
+    next_round: u64,
+}
+
+/// What the process knows of the metadata store: as its helper thread does on a machine.
+struct Desk {
+    meta: SimMeta,
+    node: NodeId,
+    address: SocketAddr,
+    published: Option<NodeEntry>,
+    /// The epoch that was taken last and the version of its member set, while it may last.
+    reign: Option<(Epoch, u64)>,
     unfinished: Vec<Request>,
-    next_check: u64,
 }
 
 impl SequencerHost {
@@ -58,10 +68,10 @@ impl SequencerHost {
         node: NodeId,
         host: Host,
         clock: Clock,
-        lease_ms: u32,
+        (lease_ms, suspect_ms): (u32, u32),
     ) -> Self {
         let random = Random::new(env.seed, Concern::Clock, machine as u64);
-        let (wall_ahead_ns, alone_until, reign, reigns) = (SECOND, 0, None, 0);
+        let (wall_ahead_ns, alone_until, process, reigns) = (SECOND, 0, None, 0);
         Self {
             env,
             machine,
@@ -69,19 +79,19 @@ impl SequencerHost {
             host,
             clock,
             lease_ms,
+            suspect_ms,
             random,
             wall_ahead_ns,
             alone_until,
-            reign,
+            process,
             reigns,
         }
     }
 
     /// How far it is, for a person.
     pub(crate) fn describe(&self) -> String {
-        self.reign
-            .as_ref()
-            .map_or_else(|| "down".to_owned(), |reign| format!("{:?}", reign.role.status()))
+        let process = self.process.as_ref();
+        process.map_or_else(|| "down".to_owned(), |found| format!("{:?}", found.role.status()))
     }
 
     /// Reigns that were begun here.
@@ -99,79 +109,178 @@ impl SequencerHost {
         self.alone_until = until;
     }
 
+    /// Takes an epoch though nobody is suspected, if it stands by. Whether it did.
+    pub(crate) fn take_over(&mut self) -> bool {
+        let Some(process) = &mut self.process else { return false };
+        if process.role.status().standby.is_none() {
+            return false;
+        }
+        let Ok(info) = cluster::next_epoch(&self.env.meta, self.node) else { return false };
+        process.desk.unfinished.clear();
+        process.desk.reign = Some((info.epoch(), info.members.version));
+        process.role.reign(reign(&info));
+        self.reigns += 1;
+        true
+    }
+
     fn times(&self) -> Now {
         let mono_ns = self.clock.local(self.env.now());
         Now { mono_ns, wall_ns: mono_ns + self.wall_ahead_ns }
     }
 
-    fn begin(&mut self) -> Option<Reign> {
+    fn begin(&self) -> Option<Process> {
         let env = &self.env;
-        let info = cluster::next_epoch(&env.meta, self.node).ok()?;
+        let is_other =
+            |entry: &NodeEntry| entry.role() == WireRole::Sequencer && entry.node() != self.node;
         let options = Options {
             cluster: CLUSTER,
             node: self.node,
-            is_patient: true,
+            is_patient: nodes::list(&env.meta).ok()?.iter().any(is_other),
             lease_ms: self.lease_ms,
             window_bytes: WINDOW_BYTES,
-            suspect_ms: SUSPECT_MS_DEFAULT,
+            suspect_ms: self.suspect_ms,
         };
         let mut role = Role::new(env.transport(self.machine, self.host), options);
-        let member_sets = info.recovery_sets().map(MemberSet::nodes).collect();
-        role.reign(Began { epoch: info.epoch(), member_sets });
         let address = role.listen(&listen_at(self.host)).ok()?.parse().ok()?;
-        let incarnation = Incarnation(info.epoch().0);
-        let entry = NodeEntry::new(WireRole::Sequencer, self.node, incarnation, address);
-        Some(Reign {
-            role,
-            epoch: info.epoch(),
-            entry,
-            members: info.members.version,
-            asked: VecDeque::new(),
+        let mut desk = Desk {
+            meta: env.meta.clone(),
+            node: self.node,
+            address,
+            published: None,
+            reign: None,
             unfinished: Vec::new(),
-            next_check: env.now() + PERIOD_NS,
-        })
+        };
+        desk.be_present();
+        Some(Process { role, desk, asked: VecDeque::new(), next_round: env.now() + PERIOD_NS })
     }
 
-    /// Carries out what is due with the metadata store; `false` when there is a successor.
-    fn register(&mut self) -> bool {
+    /// Carries out what is due with the metadata store.
+    fn register(&mut self) {
         let (now, times) = (self.env.now(), self.times());
         let is_alone = now < self.alone_until;
-        let meta = &self.env.meta;
-        let Some(reign) = &mut self.reign else { return true };
-        while reign.asked.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, node)) = reign.asked.pop_front() else { break };
-            let found = nodes::find(meta, WireRole::Storage, node).ok().flatten();
-            let address = found.filter(|_| !is_alone).map(|entry| entry.address.to_string());
-            reign.role.located(times, node, address.as_deref());
+        let Some(process) = &mut self.process else { return };
+        while process.asked.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, request)) = process.asked.pop_front() else { break };
+            self.reigns += u64::from(process.answer(times, request, is_alone));
         }
-        if now >= reign.next_check && !is_alone {
-            reign.next_check = now + PERIOD_NS;
-            reign.unfinished = std::mem::take(&mut reign.unfinished)
-                .into_iter()
-                .filter(|request| !reign.carry_out(*request, meta))
-                .collect();
-            return !cluster::read(meta).is_ok_and(|info| info.epoch() > reign.epoch);
+        if now >= process.next_round && !is_alone {
+            process.next_round = now + PERIOD_NS;
+            process.desk.go_on();
+            process.desk.be_present();
+            if let Some(epoch) = process.desk.successor() {
+                process.role.superseded(epoch);
+            }
         }
-        true
     }
 }
 
-impl Reign {
-    /// Whether that is the end of it.
-    fn carry_out(&self, request: Request, meta: &crate::meta::SimMeta) -> bool {
-        use halfmoon_meta::ClusterError::{MembersSuperseded, NodeSuperseded};
-        let done = match request {
-            Request::Publish => nodes::publish(meta, &self.entry),
-            Request::MarkCommitted => {
-                cluster::mark_committed(meta, self.members, self.epoch).map(drop)
+impl Process {
+    /// Answers a request of the role; whether a reign begins with that.
+    fn answer(&mut self, times: Now, request: Request, is_alone: bool) -> bool {
+        let Self { role, desk, .. } = self;
+        match request {
+            Request::Locate(node) => {
+                let found = nodes::find(&desk.meta, WireRole::Storage, node).ok().flatten();
+                let address = found.filter(|_| !is_alone).map(|entry| entry.address.to_string());
+                role.located(times, node, address.as_deref());
             }
-            Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
-        };
-        match done {
-            Ok(()) | Err(NodeSuperseded { .. } | MembersSuperseded { .. }) => true,
-            Err(_) => false,
+            Request::Look => match desk.scene().filter(|_| !is_alone) {
+                Some(scene) => role.looked(times, scene),
+                None => role.not_taken(times),
+            },
+            Request::Take { .. } if is_alone => role.not_taken(times),
+            Request::Take { after } => {
+                desk.unfinished.clear();
+                desk.be_present();
+                match cluster::take_epoch(&desk.meta, desk.node, after) {
+                    Ok(info) => {
+                        desk.reign = Some((info.epoch(), info.members.version));
+                        role.reign(reign(&info));
+                        return true;
+                    }
+                    Err(ClusterError::EpochTaken { .. }) => match desk.scene() {
+                        Some(scene) => role.looked(times, scene),
+                        None => role.not_taken(times),
+                    },
+                    Err(_) => role.not_taken(times),
+                }
+            }
+            Request::Publish | Request::MarkCommitted => {
+                desk.unfinished.push(request);
+                if !is_alone {
+                    desk.go_on();
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Desk {
+    /// Publishes where this node listens, unless that was done.
+    fn be_present(&mut self) {
+        if self.published.is_none()
+            && let Ok(info) = cluster::read(&self.meta)
+        {
+            self.publish(info.epoch()).ok();
         }
     }
+
+    fn publish(&mut self, epoch: Epoch) -> Result<(), ClusterError> {
+        let life = Incarnation(epoch.0);
+        let entry = NodeEntry::new(WireRole::Sequencer, self.node, life, self.address);
+        nodes::publish(&self.meta, &entry)?;
+        self.published = Some(entry);
+        Ok(())
+    }
+
+    /// Tries what is unfinished.
+    fn go_on(&mut self) {
+        for request in std::mem::take(&mut self.unfinished) {
+            if !self.carry_out(request) {
+                self.unfinished.push(request);
+            }
+        }
+    }
+
+    /// Whether that is the end of it.
+    fn carry_out(&mut self, request: Request) -> bool {
+        use ClusterError::{MembersSuperseded, NodeSuperseded};
+        let Some((epoch, members)) = self.reign else { return true };
+        let done = match request {
+            Request::Publish => self.publish(epoch),
+            Request::MarkCommitted => cluster::mark_committed(&self.meta, members, epoch).map(drop),
+            Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
+        };
+        matches!(done, Ok(()) | Err(NodeSuperseded { .. } | MembersSuperseded { .. }))
+    }
+
+    /// A higher epoch than its own, if there is one.
+    fn successor(&mut self) -> Option<Epoch> {
+        let (own, _) = self.reign?;
+        let epoch = cluster::read(&self.meta).ok()?.epoch();
+        (epoch > own).then(|| {
+            self.reign = None;
+            epoch
+        })
+    }
+
+    fn scene(&self) -> Option<Scene> {
+        let info = cluster::read(&self.meta).ok()?;
+        let holder = match &info.holder {
+            None => None,
+            Some(holder) => {
+                let found = nodes::find(&self.meta, WireRole::Sequencer, holder.node()).ok()?;
+                Some((holder.node(), found.map(|entry| entry.address.to_string())))
+            }
+        };
+        Some(Scene { epoch: info.epoch(), holder, members: info.members.nodes() })
+    }
+}
+
+fn reign(info: &ClusterInfo) -> Reign {
+    let member_sets = info.recovery_sets().map(MemberSet::nodes).collect();
+    Reign { epoch: info.epoch(), member_sets }
 }
 
 impl Machine for SequencerHost {
@@ -180,56 +289,45 @@ impl Machine for SequencerHost {
     }
 
     fn is_up(&self) -> bool {
-        self.reign.is_some()
+        self.process.is_some()
     }
 
     fn start(&mut self) -> bool {
-        self.reign = None;
-        self.reign = self.begin();
-        self.reigns += u64::from(self.reign.is_some());
-        self.reign.is_some()
+        self.process = self.begin();
+        self.process.is_some()
     }
 
     fn turn(&mut self) -> Turned {
-        if !self.register() {
-            self.reign = None;
-            return Turned::Died;
-        }
+        self.register();
         let (now, times) = (self.env.now(), self.times());
-        let is_alone = now < self.alone_until;
-        let Some(reign) = &mut self.reign else { return Turned::Died };
-        let Ok(turn) = reign.role.turn(times) else {
-            // Deposed, or the log cannot be recovered by this reign.
-            self.reign = None;
-            return Turned::Died;
+        let Some(process) = &mut self.process else { return Turned::Died };
+        let turn = match process.role.turn(times) {
+            Ok(turn) => turn,
+            Err(RoleError::Deposed { .. }) => {
+                process.role.stand_by();
+                return Turned::Until(now);
+            }
+            Err(RoleError::Recovery(_)) => {
+                self.process = None;
+                return Turned::Died;
+            }
         };
         let mut until = turn
             .deadline_ns
             .map_or(now + SLEEP_NS, |at| self.clock.global(at).clamp(now + 1, now + SLEEP_NS));
-        while let Some(request) = reign.role.next_request() {
-            match request {
-                Request::Locate(node) => {
-                    let (low, high) = LOOK_UP_NS;
-                    let at = now + self.random.within(low, high);
-                    let at = at.max(reign.asked.back().map_or(0, |(at, _)| *at));
-                    reign.asked.push_back((at, node));
-                }
-                // Only one that stands by asks for these.
-                Request::Look | Request::Take { .. } => {}
-                Request::Publish | Request::MarkCommitted => {
-                    if is_alone || !reign.carry_out(request, &self.env.meta) {
-                        reign.unfinished.push(request);
-                    }
-                }
-            }
+        while let Some(request) = process.role.next_request() {
+            let (low, high) = CALL_NS;
+            let before = process.asked.back().map_or(0, |(at, _)| *at);
+            let at = (now + self.random.within(low, high)).max(before);
+            process.asked.push_back((at, request));
         }
-        if let Some((at, _)) = reign.asked.front() {
+        if let Some((at, _)) = process.asked.front() {
             until = until.min(*at);
         }
         Turned::Until(if turn.more { now } else { until })
     }
 
     fn crash(&mut self, _power: bool) {
-        self.reign = None;
+        self.process = None;
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{Event, Mend, SEQUENCERS, STORAGE, World};
 use crate::disk::DiskProfile;
-use crate::host::Machine;
 use crate::net::Host;
 use crate::plan::Fault;
 use crate::time::{MILLI, SECOND};
@@ -86,14 +85,15 @@ impl World {
         }
     }
 
-    /// A sequencer takes an epoch, whether there is one or not. The one before, if it is another
-    /// machine's, goes on as long as it can.
+    /// A sequencer that stands by takes an epoch, whether somebody is in charge or not; whoever is
+    /// goes on as long as it can.
     fn take_over(&mut self) {
-        let machine = STORAGE + self.chaos.index(SEQUENCERS);
-        if self.machine(machine).is_up() {
-            self.machine(machine).crash(false);
+        let first = self.chaos.index(SEQUENCERS);
+        for which in [first, (first + 1) % SEQUENCERS] {
+            if self.sequencers[which].take_over() {
+                return self.wake(STORAGE + which, self.env.now());
+            }
         }
-        self.start_at(machine, self.env.now());
     }
 
     /// Two groups that do not hear each other, and a sequencer that was not one before.
@@ -108,9 +108,8 @@ impl World {
                 self.schedule(at, Event::Mend(Mend::Heal(from, to)));
             }
         }
-        let idle = self.sequencers.iter().position(|sequencer| !sequencer.is_up());
-        if let Some(idle) = idle {
-            self.start_at(STORAGE + idle, self.env.now());
+        if self.chaos.chance(500_000) {
+            self.take_over();
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use halfmoon_wire::SeqNum;
 
-use super::{Event, Phase, SEQUENCERS, STORAGE, World};
+use super::{Phase, World};
 use crate::disk::DiskProfile;
 use crate::host::Machine;
 use crate::host::engine::EngineHost;
@@ -13,9 +13,6 @@ use crate::time::{MILLI, SECOND};
 
 /// Once nothing fails, everything ends within so long.
 const CALM_NS: u64 = 60 * SECOND;
-
-/// How often it is looked whether there is a sequencer.
-const WATCH_NS: u64 = 20 * MILLI;
 
 /// After so long somebody else has a look at what is left.
 const LOOK_NS: u64 = 5 * SECOND;
@@ -62,10 +59,9 @@ impl World {
         self.mend_all();
         for machine in 0..self.paces.len() {
             self.paces[machine].paused_until = 0;
-            let is_sequencer = (STORAGE..STORAGE + SEQUENCERS).contains(&machine);
             if self.machine(machine).is_up() {
                 self.wake(machine, now);
-            } else if !is_sequencer {
+            } else {
                 self.start_at(machine, now + MILLI);
             }
         }
@@ -98,18 +94,6 @@ impl World {
                 self.died(machine);
             }
         }
-    }
-
-    /// If nobody orders, or nobody who was told to is able to, another sequencer takes an epoch.
-    pub(super) fn watch(&mut self) {
-        let now = self.env.now();
-        self.schedule(now + WATCH_NS, Event::Watch);
-        let is_able = |host: &crate::host::sequencer::SequencerHost| host.is_up();
-        if self.sequencers.iter().any(is_able) {
-            return;
-        }
-        let machine = STORAGE + self.chaos.index(SEQUENCERS);
-        self.start_at(machine, now);
     }
 
     /// Who is where, for a person who reads of a violation.
