@@ -60,7 +60,99 @@ pub(crate) fn status(target: &Target) -> anyhow::Result<ExitCode> {
     if target.json {
         print(&answer.to_string());
     } else {
-        print(&serde_json::to_string_pretty(&answer)?);
+        described(&answer).iter().for_each(|line| print(line));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an engine says of itself and its cluster, for a person.
+fn described(answer: &Value) -> Vec<String> {
+    let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
+    let text = |of: &Value| of.as_str().unwrap_or("").to_owned();
+    let state = match (answer["stopping"] == true, answer["open"] == true) {
+        (true, _) => "is stopping",
+        (false, true) => "serves",
+        (false, false) => "waits for a sequencer",
+    };
+    let mut lines = vec![format!(
+        "engine {} (incarnation {}) {state}; epoch {}",
+        answer["node"], answer["incarnation"], answer["epoch"]
+    )];
+    lines.push(format!(
+        "log: committed to {}, applied to {}, safe point {}; {} appends unanswered",
+        answer["committed"], answer["applied"], answer["safe_point"], answer["unanswered_appends"]
+    ));
+    lines.push(format!(
+        "durability {}; transport {}, {} lanes; {}",
+        text(&answer["durability"]),
+        text(&answer["transport"]["kind"]),
+        answer["transport"]["lanes"],
+        text(&answer["backend"])
+    ));
+    let sequencers: Vec<String> = list(&answer["sequencers"])
+        .iter()
+        .map(|one| {
+            let gone = if one["connected"] == true { "" } else { ", not connected" };
+            format!("{} ({}{gone})", one["node"], text(&one["role"]))
+        })
+        .collect();
+    lines.push(format!("sequencers: {}", sequencers.join(", ")));
+    let workers = list(&answer["workers"]);
+    let busy = workers.iter().filter(|worker| !worker["function"].is_null()).count();
+    lines.push(format!("workers: {}, {busy} of them at work", workers.len()));
+    lines.push(format!(
+        "unfinished invocations: {} here, {} in the cluster",
+        answer["unfinished_roots"], answer["unfinished_roots_of_cluster"]
+    ));
+    for root in list(&answer["roots"]) {
+        let trouble = match (root["parked"].as_str(), root["trouble"].as_str()) {
+            (Some(error), _) => format!("parked: {error}"),
+            (None, Some(trouble)) => trouble.to_owned(),
+            (None, None) => "running".to_owned(),
+        };
+        lines.push(format!(
+            "  {} {} attempt {}, since position {}: {trouble}",
+            text(&root["id"]),
+            text(&root["function"]),
+            root["attempts"],
+            root["cursor"]
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_is_told_in_words() {
+        let answer = json!({
+            "node": 21, "incarnation": 3, "epoch": 4, "open": true, "stopping": false,
+            "sequencers": [
+                { "node": 10, "role": "active", "connected": true },
+                { "node": 11, "role": "standby", "connected": false },
+            ],
+            "applied": 40, "committed": 41, "safe_point": 30, "unanswered_appends": 0,
+            "unfinished_roots": 2, "unfinished_roots_of_cluster": 5,
+            "roots": [
+                { "id": "7a", "function": "order", "attempts": 3, "cursor": 30, "parked": "broke" },
+                { "id": "7b", "function": "pay", "attempts": 1, "cursor": 38, "parked": null },
+            ],
+            "workers": [{ "pid": 1, "function": "pay" }, { "pid": 2, "function": null }],
+            "transport": { "kind": "tcp", "lanes": 6 }, "durability": "flush", "backend": "uring",
+        });
+        let expected = [
+            "engine 21 (incarnation 3) serves; epoch 4",
+            "log: committed to 41, applied to 40, safe point 30; 0 appends unanswered",
+            "durability flush; transport tcp, 6 lanes; uring",
+            "sequencers: 10 (active), 11 (standby, not connected)",
+            "workers: 2, 1 of them at work",
+            "unfinished invocations: 2 here, 5 in the cluster",
+            "  7a order attempt 3, since position 30: parked: broke",
+            "  7b pay attempt 1, since position 38: running",
+        ];
+        assert_eq!(described(&answer), expected);
+    }
 }

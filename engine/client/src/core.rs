@@ -14,7 +14,6 @@ use halfmoon_wire::{Epoch, Incarnation, Message, NodeId, RecordRef, SeqNum};
 use crate::appends::Appends;
 use crate::calls::{Calls, Hold, Lost, Peer, Reply};
 use crate::executor::{Alarms, Executor};
-use crate::log::SequencerLane;
 use crate::staging::Staging;
 use crate::value::ValueIn;
 
@@ -126,6 +125,17 @@ pub(crate) struct AsksTail(Rc<Core>);
 pub(crate) struct Backoff {
     next_ns: u64,
     max_ns: u64,
+}
+
+/// A sequencer as this client sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SequencerLane {
+    /// Who it is.
+    pub node: NodeId,
+    /// Whether there is a lane to it.
+    pub is_up: bool,
+    /// Whether it orders; the others stand by.
+    pub is_in_charge: bool,
 }
 
 impl Core {

@@ -28,10 +28,11 @@ mod staging;
 mod state;
 mod value;
 
+pub use crate::core::SequencerLane;
 pub use directory::{Directory, FixedDirectory, MetaDirectory, Places, look_up};
 pub use driver::{Driver, Metrics, Options, Pace};
 pub use executor::{Aborted, Elapsed, Executor, JoinHandle, Sleep, TASKS_MAX, TooManyTasks};
 pub use halfmoon_index::Limits;
-pub use log::{AppendRequest, Appended, Appending, Log, LogError, Record, SequencerLane};
+pub use log::{AppendRequest, Appended, Appending, Log, LogError, Record};
 pub use state::{State, StateError};
 pub use value::{Base, Cell, Lend, Value, ValueIn};

@@ -13,7 +13,7 @@ use halfmoon_wire::{
 use thiserror::Error;
 
 use crate::calls::{Hold, Peer, Reply};
-use crate::core::{Backoff, Core, Ended, bump};
+use crate::core::{Backoff, Core, Ended, SequencerLane, bump};
 
 /// What to append: see [`NewAppend`].
 pub type AppendRequest<'a> = NewAppend<'a>;
@@ -100,17 +100,6 @@ enum State {
     Waiting(u64),
     Ready(Result<Appended, LogError>),
     Over,
-}
-
-/// A sequencer as this client sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SequencerLane {
-    /// Who it is.
-    pub node: NodeId,
-    /// Whether there is a lane to it.
-    pub is_up: bool,
-    /// Whether it orders; the others stand by.
-    pub is_in_charge: bool,
 }
 
 /// A whole record, copied.

@@ -11,8 +11,8 @@ use super::Session;
 use super::links::Link;
 use crate::calls::Peer;
 use crate::core::Core;
+use crate::core::SequencerLane;
 use crate::directory::Directory;
-use crate::log::SequencerLane;
 
 /// While nobody is in charge the directory is asked this often, in ns.
 const ASK_EVERY_NS: u64 = 32_000_000;
