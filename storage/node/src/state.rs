@@ -81,6 +81,9 @@ struct Overlaid {
     number: u64,
     /// Known to be newer than what the engine has.
     settled: bool,
+    /// Batches that the engine had taken when this place was empty last: it has all writes to the
+    /// key that came before, and this place covers all that came since.
+    since: u64,
 }
 
 /// A read that the engine's thread works on.
@@ -329,7 +332,8 @@ impl<F: Clone> State<F> {
             let settled = put.rule == Rule::Always
                 || before.is_some_and(|found| found.settled)
                 || self.cache.get(&put.key).is_some();
-            self.overlay.insert(put.key.clone(), Overlaid { value, number, settled });
+            let since = before.map_or(self.applies, |found| found.since);
+            self.overlay.insert(put.key.clone(), Overlaid { value, number, settled, since });
         }
         self.unapplied.push_back(put);
     }
@@ -437,6 +441,11 @@ impl<F: Clone> State<F> {
             }
             return ask.answer_value(*shape, found, *landing, lanes);
         };
+        if at.since > applies {
+            // The engine took a write after this one was begun, and another is in its place: neither
+            // says whether the first was read.
+            return self.read(ask, lanes);
+        }
         if let Some(found) = found.filter(|found| newer(found, &at.value)) {
             // The engine will drop what the overlay holds.
             return ask.answer_value(*shape, Some(found), *landing, lanes);

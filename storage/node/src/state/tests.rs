@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use halfmoon_log::{Contents, LogConfig, LogId, Scan, SegmentId};
-use halfmoon_wire::NodeId;
+use halfmoon_wire::{CellTuple, NodeId};
 
 use super::*;
 use crate::disk::DiskDone;
@@ -72,6 +72,8 @@ impl Keeper<()> for Segments {
 struct Hand {
     taken: u64,
     asked: Option<u64>,
+    /// Reads, by their ids.
+    reads: Vec<u64>,
     says: VecDeque<EngineEvent>,
 }
 
@@ -96,8 +98,8 @@ impl Engine for ByHand {
         hand.asked = Some(upto);
     }
 
-    fn read(&mut self, _: u64, _: Arc<[u8]>) {
-        unreachable!("nobody reads");
+    fn read(&mut self, id: u64, _: Arc<[u8]>) {
+        self.0.borrow_mut().reads.push(id);
     }
 
     fn read_blob(&mut self, _: u64, _: [u8; 32], _: u64) {
@@ -149,6 +151,12 @@ impl Fixture {
             value: vec![7; VALUE_BYTES].into(),
             number: 0,
         });
+        self.go_on();
+        assert_eq!(self.hand.borrow().taken, self.state.log.accepted().end.0, "it comes so far");
+    }
+
+    /// Lets everything happen that can.
+    fn go_on(&mut self) {
         for _ in 0..8 {
             while let Some(kept) = self.keeper.next() {
                 if let Kept::Prepared(_, segment) = kept {
@@ -162,8 +170,48 @@ impl Fixture {
             }
             self.state.collect(&mut self.lanes).unwrap();
         }
-        assert_eq!(self.hand.borrow().taken, self.state.log.accepted().end.0, "it comes so far");
     }
+
+    /// Writes a cell with this cursor, and lets nothing happen yet.
+    fn put_cell(&mut self, key: &Arc<[u8]>, cursor: u64) {
+        let value = cell(cursor);
+        self.state.put(Put { rule: Rule::Newer, key: key.clone(), value, number: 0 });
+    }
+
+    /// The engine answers the read that was asked last.
+    fn engine_has(&mut self, cursor: u64) {
+        let mut hand = self.hand.borrow_mut();
+        let id = *hand.reads.last().unwrap();
+        hand.says.push_back(EngineEvent::Value(id, Some(cell(cursor))));
+        drop(hand);
+        self.state.collect(&mut self.lanes).unwrap();
+    }
+}
+
+fn cell(cursor: u64) -> Arc<[u8]> {
+    let tuple = CellTuple { cursor: SeqNum(cursor), ..CellTuple::default() };
+    entry::cell_head(tuple, false).into()
+}
+
+#[test]
+fn a_late_write_in_the_place_of_one_that_the_engine_took_hides_nothing_newer() {
+    let mut fixture = Fixture::new();
+    let key = cell_key(halfmoon_wire::ObjectKey { table: "t", key: b"k" });
+    fixture.put_cell(&key, 5);
+    // It is read while the engine still has 3 …
+    let what = What::Value(Shape::Cell, key.clone(), None);
+    let ask = Ask { lane: LaneId::from_raw(1), token: 1, what };
+    fixture.state.read(ask, &mut fixture.lanes);
+    // … takes 5, and then 4 comes, late. Only now the answer of the read is there.
+    fixture.go_on();
+    fixture.put_cell(&key, 4);
+    fixture.engine_has(3);
+    assert!(!fixture.state.overlay[&key].settled, "4 is not newer than what the engine has");
+    assert_eq!(fixture.hand.borrow().reads.len(), 2, "it is read again");
+    fixture.engine_has(5);
+    fixture.go_on();
+    assert!(fixture.state.cache.get(&key).is_none_or(|found| newer(found, &cell(5))));
+    assert!(fixture.state.reading.is_empty());
 }
 
 #[test]
