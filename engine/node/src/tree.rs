@@ -83,6 +83,11 @@ impl Tree {
         });
     }
 
+    /// Whether every append that was left is answered, as far as [`prune`](Self::prune) has looked.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.left.borrow().is_empty()
+    }
+
     /// Ends when every append that was left is answered.
     pub(crate) async fn settled(&self) {
         std::future::poll_fn(|context| self.poll_left(context)).await;

@@ -65,12 +65,17 @@ pub(super) async fn live(hot: &Rc<Hot>, root: &Rc<Root>) {
         count(&hot.metrics.attempts_total);
         let next = attempt(hot, root, request.clone()).await;
         root.tree.prune();
-        if !go_on(hot, root, &mut tally, next).await
-            || root.is_forgotten() && !has_effects(hot, root)
-        {
+        if !go_on(hot, root, &mut tally, next).await || is_needless(hot, root) {
             return;
         }
     }
+}
+
+/// Whether nobody waits for it and nothing of it is anywhere, nor will be: its Init may be under
+/// way, and would find that its floor is held no more.
+fn is_needless(hot: &Hot, root: &Root) -> bool {
+    root.tree.prune();
+    root.is_forgotten() && root.tree.is_settled() && !has_effects(hot, root)
 }
 
 /// Waits until there is to be another attempt; false if there is to be none.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use halfmoon::{App, Function, Protocol, Table};
 
-use super::{Engine, keyed, returned};
+use super::{Engine, Gate, keyed, returned};
 use crate::command::Invoked;
 
 /// Longer than two attempts, their pauses, and all patience with log and store, in rounds.
@@ -92,4 +92,41 @@ fn a_request_that_nobody_waits_for_ends_with_its_outage() {
     }
     drop::<tokio::sync::oneshot::Receiver<Invoked>>(engine.invoke(super::unkeyed("f", b"")));
     engine.until("the end of the attempt", |engine| engine.hot.roots.borrow().is_empty());
+}
+
+#[test]
+fn a_root_that_nobody_waits_for_holds_the_safe_point_while_its_init_is_under_way() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let function = Function::new("f", move |ctx, _| {
+        at_gate.pass();
+        ctx.write("t", "k", b"v")?;
+        Ok(vec![])
+    });
+    let function = function.timeout(Duration::from_secs(3));
+    let mut engine = Engine::new(App::new().table("t").function_with(function));
+    drop::<tokio::sync::oneshot::Receiver<Invoked>>(engine.invoke(super::unkeyed("f", b"")));
+    engine.until("the root at the gate", |_| gate.arrived() == 1);
+    (0..5).for_each(|_| engine.world.log.borrow_mut().move_safe_point(0));
+    let flushed = engine.world.log.borrow().recs.len() as u64;
+    engine.until("the log to go on", |engine| engine.hot.log.applied().0 == flushed);
+    for node in 0..3 {
+        engine.world.node(node).flushed = Some(flushed);
+    }
+    gate.open();
+    engine.until("the first append", |engine| engine.hot.log.unanswered() > 0);
+    engine.rounds(OUTAGE_ROUNDS / 10);
+    // What the sequencer does with the engine's report.
+    let safe_point = engine.hot.least_floor().unwrap_or(engine.hot.log.applied());
+    engine.world.log.borrow_mut().move_safe_point(safe_point.0);
+    for node in 0..3 {
+        engine.world.node(node).flushed = None;
+    }
+    let end = engine.world.log.borrow().recs.len() as u64;
+    engine.until("the Init", |engine| engine.hot.log.applied().0 >= end);
+    engine.until("the end of the root, or its rest", |engine| {
+        let ended = engine.hot.roots.borrow().is_empty() && engine.hot.intents.borrow().is_empty();
+        ended || engine.counted(|m| &m.roots_parked_total) > 0
+    });
+    assert_eq!(engine.counted(|m| &m.roots_parked_total), 0, "it ran to its end");
 }
