@@ -156,9 +156,8 @@ impl Hot {
             }
             Ok(Intent::Ends(root)) => {
                 self.intents.borrow_mut().ends(root);
-                // A peer has ended what is parked here: its next attempt finds the result.
                 if let Some(root) = self.roots.borrow().get(&root) {
-                    root.take_up();
+                    root.log_ends_it();
                 }
             }
             Err(error) => {

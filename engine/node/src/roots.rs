@@ -45,6 +45,8 @@ pub(crate) struct Root {
     /// The error for which it is parked.
     pub(crate) parked: RefCell<Option<String>>,
     resume: Notify,
+    /// Its Finish was applied after its last attempt began.
+    ended: Cell<bool>,
     /// Why its last attempt did not end.
     trouble: RefCell<Option<String>>,
     tree: Rc<Tree>,
@@ -91,6 +93,7 @@ impl Root {
             attempts: Cell::new(0),
             parked: RefCell::default(),
             resume: Notify::default(),
+            ended: Cell::new(false),
             trouble: RefCell::default(),
             tree: Rc::default(),
             origin: RefCell::new(Some(origin)),
@@ -112,6 +115,12 @@ impl Root {
             self.resume.notify();
         }
         was_parked
+    }
+
+    /// Its Finish is in the log: if it is a peer's, the next attempt here finds the result.
+    pub(crate) fn log_ends_it(&self) {
+        self.ended.set(true);
+        self.take_up();
     }
 
     fn wait(&self, wait: Wait, reply: oneshot::Sender<Invoked>) {

@@ -62,6 +62,7 @@ pub(super) async fn live(hot: &Rc<Hot>, root: &Rc<Root>) {
     let mut tally = Tally::default();
     loop {
         root.attempts.set(root.attempts.get() + 1);
+        root.ended.set(false);
         count(&hot.metrics.attempts_total);
         let next = attempt(hot, root, request.clone()).await;
         root.tree.prune();
@@ -88,12 +89,17 @@ async fn go_on(hot: &Rc<Hot>, root: &Root, tally: &mut Tally, next: Next) -> boo
         }
         Next::Again => "it was started over too often".to_owned(),
         Next::Park(error) => {
-            park(hot, root, &error).await;
+            if !root.ended.get() {
+                park(hot, root, &error).await;
+            }
             *tally = Tally::default();
             return true;
         }
         Next::Full(why) => {
             settle(hot, root).await;
+            if root.ended.get() {
+                return true;
+            }
             if !has_effects(hot, root) {
                 root.answer(&Invoked::Overloaded(why));
                 return false;
@@ -112,6 +118,11 @@ async fn go_on(hot: &Rc<Hot>, root: &Root, tally: &mut Tally, next: Next) -> boo
         return true;
     }
     settle(hot, root).await;
+    // A peer has ended it meanwhile, and not without effects: the next attempt finds its result.
+    if root.ended.get() {
+        *tally = Tally::default();
+        return true;
+    }
     if has_effects(hot, root) {
         park(hot, root, &error).await;
         *tally = Tally::default();
@@ -298,6 +309,9 @@ async fn stopped(hot: &Rc<Hot>, root: &Root, stop: Halt) -> Next {
 /// With one the next attempt meets the request again, and ends the root.
 async fn cancelled(hot: &Rc<Hot>, root: &Root) -> Next {
     settle(hot, root).await;
+    if root.ended.get() {
+        return Next::Again;
+    }
     if has_trace(hot, root) {
         return Next::Failed("cancelled while it was starting".to_owned());
     }

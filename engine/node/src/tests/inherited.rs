@@ -2,20 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use halfmoon::App;
+use halfmoon::{App, Function};
 use halfmoon_wire::{
     Incarnation, LocalId, NodeId, Origin, RecordKind, RecordRef, SeqNum, Tag, tag,
 };
 
 use super::fake::{ENGINE, LIFE, World};
-use super::{Engine, Gate, keyed, returned};
+use super::{Engine, Gate, Setup, keyed, returned};
 use crate::command::{Consistency, Invoke, Invoked, RootStatus};
 use crate::pool::PoolConfig;
 
 const HEIR: (NodeId, Incarnation) = (NodeId(10), Incarnation(1));
 
 /// A function that writes, waits at the gate, and returns its input.
-fn app(gate: &Gate) -> App {
+pub(super) fn app(gate: &Gate) -> App {
     let gate = gate.clone();
     App::new().table("t").function("f", move |ctx, input| {
         ctx.write("t", "k", input)?;
@@ -83,7 +83,7 @@ fn a_root_whose_end_is_refused_below_the_safe_point_is_not_taken_for_ended() {
 }
 
 /// The record by which an engine begins a root at `key`, at an initial cursor of at least 20.
-fn init_of_another() -> (Vec<Tag>, Vec<u8>, SeqNum) {
+pub(super) fn init_of_another() -> (Vec<Tag>, Vec<u8>, SeqNum) {
     let gate = Gate::default();
     let mut engine = Engine::new(app(&gate));
     engine.world.log.borrow_mut().recs.len();
@@ -142,4 +142,60 @@ fn an_engine_that_has_not_seen_the_end_of_the_log_takes_no_requests() {
     let later = engine.invoke(keyed("f", "key", b"in"));
     assert_eq!(engine.answer(later), Invoked::Unknown(vec![]), "nothing is deployed");
     assert_eq!(engine.hot.metrics.roots_unfinished.load(Ordering::Relaxed), 0);
+}
+
+/// The records by which an engine runs a root at `key` from its Init to its Finish.
+fn whole_life_of_another() -> Vec<(Vec<Tag>, Vec<u8>)> {
+    let gate = Gate::default();
+    gate.open();
+    let mut engine = Engine::new(app(&gate));
+    let answer = engine.invoke(keyed("f", "key", b"in"));
+    assert_eq!(returned(&engine.answer(answer)), Some(&b"in"[..]));
+    engine.until("its Finish", |engine| engine.hot.intents.borrow().is_empty());
+    let log = engine.world.log.borrow();
+    let all = log.recs.iter().filter(|rec| rec.tags.contains(&tag::intent()));
+    let parsed = |bytes: &[u8]| RecordRef::parse(bytes).unwrap().payload().to_vec();
+    all.map(|rec| (rec.tags.clone(), parsed(&rec.bytes))).collect()
+}
+
+/// An engine that runs `f` at `key` to the gate, and a peer of its that ends the root meanwhile.
+/// Then the worker dies.
+fn ended_by_a_peer(acts: bool) -> Invoked {
+    let life = whole_life_of_another();
+    assert_eq!(life.len(), 2, "Init and Finish");
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let crash = Function::new("f", move |ctx, _| {
+        if acts {
+            ctx.side_effect(|| {
+                at_gate.pass();
+                panic!("as the test wants it")
+            })?;
+        }
+        at_gate.pass();
+        panic!("as the test wants it");
+    });
+    let mut engine = Engine::new(Setup::from(App::new().function_with(crash.max_attempts(1))));
+    let answer = engine.invoke(keyed("f", "key", b"in"));
+    engine.until("the root at the gate", |_| gate.arrived() == 1);
+    for (tags, payload) in life {
+        let origin = Origin { engine: NodeId(4), incarnation: LIFE, local: LocalId(1) };
+        engine.world.log.borrow_mut().put(RecordKind::Data, origin, &tags, &payload);
+    }
+    let end = engine.world.log.borrow().recs.len() as u64;
+    engine.until("the end of the log", |engine| engine.hot.log.applied().0 == end);
+    gate.open();
+    engine.answer(answer)
+}
+
+#[test]
+fn a_root_that_a_peer_ended_is_not_given_up_when_its_worker_dies() {
+    let outcome = ended_by_a_peer(false);
+    assert_eq!(returned(&outcome), Some(&b"in"[..]), "{outcome:?}");
+}
+
+#[test]
+fn a_root_that_a_peer_ended_is_not_parked_when_its_worker_dies() {
+    let outcome = ended_by_a_peer(true);
+    assert_eq!(returned(&outcome), Some(&b"in"[..]), "{outcome:?}");
 }
