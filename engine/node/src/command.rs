@@ -141,7 +141,8 @@ pub enum Invoked {
 /// What is known of a root.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RootStatus {
-    /// Nothing: it never ran, left no trace, or was folded away.
+    /// Nothing of it is here or in the log: another engine may run it and has logged nothing yet,
+    /// it left no trace, or it was folded away.
     Unknown,
     /// It goes on.
     Running {

@@ -11,6 +11,10 @@ use crate::ops::EngineOps;
 use crate::roots;
 use crate::tree::Tree;
 
+/// How long the sequencer may take to say where the log ends, in ns, before whoever asks for a root
+/// is told that this engine cannot tell. Less than the gateway waits.
+const TAIL_WITHIN_NS: u64 = 5_000_000_000;
+
 /// Carries a command out, or starts the task that does. `show` makes a document.
 pub(crate) fn obey(
     hot: &Rc<Hot>,
@@ -55,22 +59,27 @@ fn spawn(hot: &Hot, task: impl Future<Output = ()> + 'static) {
 
 /// What is known of a root: here, else in the log.
 async fn status(hot: &Rc<Hot>, id: InstanceId) -> RootStatus {
-    let here = hot.roots.borrow().get(&id).cloned();
-    if let Some(root) = here {
-        let (function, attempts) = (root.function.borrow().clone(), root.attempts.get());
-        return match root.parked.borrow().clone() {
-            Some(error) => {
-                let function = function.unwrap_or_default();
-                RootStatus::Parked { function, attempts, error }
-            }
-            None => {
-                let trouble = root.trouble(hot.executor.now_ns());
-                RootStatus::Running { function, attempts, here: true, trouble }
-            }
-        };
+    if let Some(known) = here(hot, id) {
+        return known;
     }
-    if let Some((ended, cursor)) = hot.remembered(id) {
-        return RootStatus::Ended { ended, cursor };
+    // Whoever hears that nothing is known of it may send it again: so not on old knowledge.
+    if !hot.caught_up.get() {
+        return RootStatus::Unavailable(
+            "the engine has not seen the end of the log yet".to_owned(),
+        );
+    }
+    if hot.log.tag_len(tag::step(id)) == 0 {
+        let until_ns = hot.executor.now_ns() + TAIL_WITHIN_NS;
+        match hot.executor.timeout_at(until_ns, hot.log.catch_up()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return RootStatus::Unavailable(error.to_string()),
+            Err(late) => {
+                return RootStatus::Unavailable(format!("the log did not say its end: {late}"));
+            }
+        }
+        if let Some(known) = here(hot, id) {
+            return known;
+        }
     }
     if hot.log.tag_len(tag::step(id)) == 0 {
         return RootStatus::Unknown;
@@ -87,4 +96,21 @@ async fn status(hot: &Rc<Hot>, id: InstanceId) -> RootStatus {
         }
         Err(stop) => RootStatus::Unavailable(stop.to_string()),
     }
+}
+
+/// What this engine knows of a root without the log.
+fn here(hot: &Hot, id: InstanceId) -> Option<RootStatus> {
+    let Some(root) = hot.roots.borrow().get(&id).cloned() else {
+        return hot.remembered(id).map(|(ended, cursor)| RootStatus::Ended { ended, cursor });
+    };
+    let (function, attempts) = (root.function.borrow().clone(), root.attempts.get());
+    Some(match root.parked.borrow().clone() {
+        Some(error) => {
+            RootStatus::Parked { function: function.unwrap_or_default(), attempts, error }
+        }
+        None => {
+            let trouble = root.trouble(hot.executor.now_ns());
+            RootStatus::Running { function, attempts, here: true, trouble }
+        }
+    })
 }

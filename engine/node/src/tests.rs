@@ -6,6 +6,7 @@ mod effects;
 mod inherited;
 mod keys;
 mod outages;
+mod status;
 mod workers;
 
 #[path = "../../client/tests/cluster/fake.rs"]

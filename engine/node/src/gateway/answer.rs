@@ -134,9 +134,12 @@ pub(super) fn root_status(id: InstanceId, status: RootStatus) -> Response {
             return Problem::new(
                 StatusCode::NOT_FOUND,
                 "unknown_invocation",
-                format!("{id} is not known"),
+                format!("nothing of {id} is in the log, nor on this engine"),
             )
-            .hint("it never ran, it left no trace, or it ended long ago")
+            .hint(
+                "it may still run on the engine that it was sent to; else it left no trace, or \
+                 ended long ago. Under an idempotency key it can be sent again",
+            )
             .into_response();
         }
         RootStatus::Unavailable(why) => return Problem::unavailable(why).into_response(),
