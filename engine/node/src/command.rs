@@ -111,6 +111,8 @@ pub enum Invoked {
     Accepted,
     /// It goes on, elsewhere or for longer than the caller waits.
     Running,
+    /// It may run, or never: that is not known now.
+    Unsure(String),
     /// It was tried too often.
     Parked {
         /// The last attempt's error.

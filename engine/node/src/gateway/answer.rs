@@ -99,6 +99,7 @@ pub(super) fn invoked(id: InstanceId, outcome: Invoked) -> Response {
         }
         Invoked::Accepted => running(id, "accepted"),
         Invoked::Running => running(id, "running"),
+        Invoked::Unsure(why) => unsure(id, why).into_response(),
         Invoked::Parked { error } => parked(id, &error).into_response(),
         Invoked::GaveUp { error } => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "gave_up", error)
@@ -207,6 +208,12 @@ fn cancelled() -> Problem {
 fn parked(id: InstanceId, error: &str) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "parked", error)
         .hint(format!("mend the cause, then POST /v1/invocations/{id}/resume"))
+}
+
+fn unsure(id: InstanceId, why: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unknown", why).hint(format!(
+        "ask for it: GET /v1/invocations/{id}; or send it again, under the same idempotency key"
+    ))
 }
 
 fn unknown_function(near: &[String]) -> Problem {

@@ -87,13 +87,17 @@ async fn run(context: &Context, name: &str, request: Request, wait: Wait) -> Res
     let (id, deadline) = (invoke.id, invoke.deadline);
     let asked = ask(context, deadline, |reply| Command::Invoke(Box::new(invoke), reply)).await;
     let outcome = match asked {
+        // Its Init is not durable yet: if this engine goes, nobody else knows of it.
+        Ok(Invoked::Running) | Err(Unanswered::Late) if wait == Wait::Accepted => {
+            Invoked::Unsure("the log has not taken the invocation yet; it may still run".to_owned())
+        }
         Ok(outcome) => outcome,
         Err(Unanswered::Late) => Invoked::Running,
         Err(Unanswered::Full) => {
             Invoked::Overloaded("too many requests wait for this engine".to_owned())
         }
         Err(Unanswered::Gone) => {
-            Invoked::Unavailable("this engine is stopping; the invocation may go on".to_owned())
+            Invoked::Unsure("this engine is stopping; the invocation may go on".to_owned())
         }
     };
     if matches!(outcome, Invoked::Ended { .. }) {

@@ -382,7 +382,7 @@ fn documents_metrics_and_health_are_shown() {
 #[test]
 fn a_stopped_engine_answers_that_it_is_stopping() {
     let fixture = Fixture::new(drop);
-    assert_eq!(fixture.send("POST", INVOKE, "", "").code(), "unavailable");
+    assert_eq!(fixture.send("POST", INVOKE, "", "").code(), "unknown");
     assert_eq!(fixture.send("GET", "/v1/status", "", "").code(), "unavailable");
 }
 
@@ -414,4 +414,23 @@ fn the_end_waits_for_open_requests() {
     fixture.gateway.take().unwrap().stop(Duration::from_secs(60));
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
+}
+
+#[test]
+fn a_start_is_not_said_to_run_before_that_is_certain() {
+    let (fixture, _seen) = invocations(|_| Invoked::Running);
+    let answer = fixture.send("POST", "/v1/functions/f/start", "idempotency-key: k\r\n", "");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unknown"));
+    assert!(answer.head.contains("halfmoon-instance: "), "{}", answer.head);
+    let answer = fixture.send("POST", INVOKE, "", "");
+    assert_eq!(answer.status, 202, "who waits for a result has the time");
+}
+
+#[test]
+fn a_start_that_is_not_answered_in_time_is_not_said_to_run() {
+    let mut kept = Vec::new();
+    let fixture = Fixture::new(move |command| kept.push(command));
+    let headers = "halfmoon-deadline-ms: 1\r\n";
+    let answer = fixture.send("POST", "/v1/functions/f/start", headers, "");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unknown"));
 }
