@@ -10,7 +10,7 @@ use halfmoon_wire::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::typed::{self, Change};
-use crate::{ClusterError, MetaError, MetaStore};
+use crate::{ClusterError, MetaError, MetaStore, disks};
 
 /// Most members of one log.
 pub const MEMBERS_MAX: usize = 7;
@@ -20,6 +20,9 @@ pub const MEMBERS_MAX: usize = 7;
 pub const PENDING_SETS_MAX: usize = 4;
 
 const KEY: &str = "cluster";
+
+/// The version of the first member set.
+const FOUNDING_VERSION: u64 = 1;
 
 /// When an append counts as committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -62,6 +65,12 @@ impl MemberSet {
     #[must_use]
     pub fn committed_in(&self) -> Option<Epoch> {
         self.committed_in.map(Epoch)
+    }
+
+    /// How many members hold between them all that any quorum of this set ever acknowledged.
+    #[must_use]
+    pub fn blocking(&self) -> usize {
+        blocking(self.nodes.len())
     }
 
     /// Whether `answered` has a quorum of this set.
@@ -109,6 +118,9 @@ pub struct ClusterInfo {
     pub members: MemberSet,
     /// The sets before it that a recovery must ask too, ascending by version.
     older: Vec<MemberSet>,
+    /// Members that have not copied the state yet, ascending.
+    #[serde(default)]
+    copying: Vec<u32>,
 }
 
 impl ClusterInfo {
@@ -129,6 +141,26 @@ impl ClusterInfo {
     /// the ones before.
     pub fn recovery_sets(&self) -> impl Iterator<Item = &MemberSet> {
         self.older.iter().chain([&self.members])
+    }
+
+    /// Whether this member has all of the state: it was there from the start, or has copied it.
+    #[must_use]
+    pub fn has_state(&self, node: NodeId) -> bool {
+        !self.copying.contains(&node.0)
+    }
+
+    /// Whether the node has a part in the log: as a member, or as one of before whom a recovery
+    /// still asks.
+    #[must_use]
+    pub fn has_part(&self, node: NodeId) -> bool {
+        self.recovery_sets().any(|set| set.nodes.contains(&node.0))
+    }
+
+    /// Whether all of the cluster's members are those that founded it, so that one without anything
+    /// on its disk has missed nothing that it was asked to keep.
+    #[must_use]
+    pub fn is_as_founded(&self) -> bool {
+        self.members.version == FOUNDING_VERSION
     }
 
     /// Whether `answered` has a quorum of every set that a recovery must ask.
@@ -173,8 +205,10 @@ pub fn create(
     durability: Durability,
     members: &[NodeId],
 ) -> Result<ClusterInfo, ClusterError> {
-    let members = MemberSet { version: 1, nodes: sorted(members)?, committed_in: Some(0) };
-    let wanted = ClusterInfo { cluster: id, durability, holder: None, members, older: vec![] };
+    let (version, committed_in) = (FOUNDING_VERSION, Some(0));
+    let members = MemberSet { version, nodes: sorted(members)?, committed_in };
+    let (holder, older, copying) = (None, vec![], vec![]);
+    let wanted = ClusterInfo { cluster: id, durability, holder, members, older, copying };
     typed::change(store, KEY, |current: Option<ClusterInfo>| match current {
         None => Ok(Change::Write(wanted.clone(), wanted.clone())),
         Some(found) if found.cluster == id => Ok(Change::Keep(found.check()?)),
@@ -237,8 +271,14 @@ pub fn take_epoch(
 /// committed by a quorum of them and [`mark_committed`] has written that down, every recovery also
 /// asks the sets before. Proposing what is the latest set already changes nothing.
 ///
+/// Whoever is added has to copy the state, and is not asked for it before [`mark_copied`]. So many of
+/// the latest set who have it must stay that every write which its quorum ever acknowledged is on one
+/// of them, and that the new set could not acknowledge any without them: of three, two.
+///
 /// # Errors
-/// [`ClusterError::TooManyPending`], [`ClusterError::BadMembers`], or the store's.
+/// [`ClusterError::TooManyPending`], [`ClusterError::BadMembers`], [`ClusterError::StateLost`] when
+/// too few stay, [`ClusterError::DiskKnown`] when an added node has stored something before, or the
+/// store's.
 pub fn propose_members(
     store: &dyn MetaStore,
     members: &[NodeId],
@@ -252,10 +292,42 @@ pub fn propose_members(
         if pending >= PENDING_SETS_MAX {
             return Err(ClusterError::TooManyPending { pending });
         }
+        let before = &info.members;
+        let is_kept = |id: &&u32| nodes.contains(id) && !info.copying.contains(id);
+        let kept = before.nodes.iter().filter(is_kept).count();
+        let needed = blocking(before.nodes.len()).max(blocking(nodes.len()));
+        if kept < needed {
+            return Err(ClusterError::StateLost { kept, needed });
+        }
+        let added: Vec<u32> =
+            nodes.iter().copied().filter(|id| !before.nodes.contains(id)).collect();
+        for id in &added {
+            if disks::find(store, NodeId(*id))?.is_some() {
+                return Err(ClusterError::DiskKnown { node: *id });
+            }
+        }
+        info.copying.retain(|id| nodes.contains(id));
+        info.copying.extend(added);
+        info.copying.sort_unstable();
         let version = info.members.version.saturating_add(1);
         let set = MemberSet { version, nodes: nodes.clone(), committed_in: None };
         info.older.push(std::mem::replace(&mut info.members, set.clone()));
         Ok(Change::Write(info, set))
+    })
+}
+
+/// Writes down that a member has copied all of the state. Saying it twice, or of a node that is no
+/// member any more, changes nothing.
+///
+/// # Errors
+/// When the store fails.
+pub fn mark_copied(store: &dyn MetaStore, node: NodeId) -> Result<(), ClusterError> {
+    change_cluster(store, |mut info| {
+        if info.has_state(node) {
+            return Ok(Change::Keep(()));
+        }
+        info.copying.retain(|id| *id != node.0);
+        Ok(Change::Write(info, ()))
     })
 }
 
@@ -306,6 +378,11 @@ fn sorted(members: &[NodeId]) -> Result<Vec<u32>, ClusterError> {
     } else {
         Err(ClusterError::BadMembers { given: nodes.len(), max: MEMBERS_MAX })
     }
+}
+
+/// The least number of members of which at least one is in every quorum.
+const fn blocking(members: usize) -> usize {
+    members - members / 2
 }
 
 fn members_are_valid(nodes: &[u32]) -> bool {

@@ -127,6 +127,32 @@ pub enum ClusterError {
         /// How many wait.
         pending: usize,
     },
+    /// Too few of the members who have the state would stay.
+    #[error(
+        "{kept} members that hold all of the state would stay, and {needed} must: replace one \
+         member at a time, and wait until it has copied the state"
+    )]
+    StateLost {
+        /// How many would.
+        kept: usize,
+        /// How many must.
+        needed: usize,
+    },
+    /// A node that is to be added has stored something before.
+    #[error("storage node {node} has been a member before: give the new member a new number")]
+    DiskKnown {
+        /// The node.
+        node: u32,
+    },
+    /// A storage node has another directory than the one that it has served from.
+    #[error(
+        "storage node {node} has served from another data directory than this one: what it held \
+         is counted on. Bring that directory back, or replace the node by a new one"
+    )]
+    DiskReplaced {
+        /// The node.
+        node: u32,
+    },
     /// The member set was dropped: a later one is in effect.
     #[error("member set {version} is no longer one of the cluster's; {current} is")]
     MembersSuperseded {

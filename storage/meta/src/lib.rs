@@ -7,17 +7,20 @@
 //!
 //! [`MetaStore`] is the contract; [`FileStore`] keeps it for the processes of one machine, and
 //! [`EtcdStore`] for those of a cluster. On it stand the typed parts: [`cluster`] (identity,
-//! durability, members, epochs) and [`nodes`] (incarnations and addresses).
+//! durability, members, epochs), [`nodes`] (incarnations and addresses) and [`disks`] (what storage
+//! nodes have served from).
 //!
 //! | key | value |
 //! |---|---|
 //! | `cluster` | [`ClusterInfo`]: one value, so that an epoch is taken together with a view of the members |
+//! | `disks/<node>` | the directory that a storage node has served from |
 //! | `incarnations/<node>` | the last incarnation that was given out for the node |
 //! | `nodes/<role>-<node>` | [`NodeEntry`]: where the node listens |
 
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod disks;
 mod error;
 mod etcd;
 mod file;

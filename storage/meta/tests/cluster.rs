@@ -5,13 +5,16 @@
 use std::net::SocketAddr;
 
 use halfmoon_meta::cluster::{self, PENDING_SETS_MAX};
-use halfmoon_meta::{ClusterError, Durability, Expected, FileStore, MetaStore, NodeEntry, nodes};
+use halfmoon_meta::{
+    ClusterError, Durability, Expected, FileStore, MetaStore, NodeEntry, disks, nodes,
+};
 use halfmoon_wire::{Epoch, Incarnation, NodeId, Role};
 
 const A: NodeId = NodeId(11);
 const B: NodeId = NodeId(12);
 const C: NodeId = NodeId(13);
 const D: NodeId = NodeId(14);
+const E: NodeId = NodeId(15);
 const ID: u128 = 0xfeed << 100;
 
 fn fresh() -> (tempfile::TempDir, FileStore) {
@@ -122,16 +125,16 @@ fn a_late_mark_of_a_dropped_set_brings_nothing_back() {
 fn marking_a_set_keeps_the_ones_proposed_after_it() {
     let (_directory, store) = founded();
     cluster::propose_members(&store, &[A, B, D]).unwrap();
-    cluster::propose_members(&store, &[A, C, D]).unwrap();
+    cluster::propose_members(&store, &[A, B, E]).unwrap();
     let info = cluster::mark_committed(&store, 2, Epoch(5)).unwrap();
     assert_eq!(info.recovery_sets().map(|set| set.version).collect::<Vec<_>>(), [2, 3]);
-    assert_eq!(info.members.nodes(), [A, C, D]);
+    assert_eq!(info.members.nodes(), [A, B, E]);
 }
 
 #[test]
 fn proposals_are_idempotent_and_bounded() {
     let (_directory, store) = founded();
-    let sets = [[A, B, D], [A, C, D], [B, C, D], [A, B, C]];
+    let sets = [[A, B, D], [A, B, E], [A, B, NodeId(16)], [A, B, NodeId(17)]];
     assert_eq!(sets.len(), PENDING_SETS_MAX);
     for set in sets {
         let proposed = cluster::propose_members(&store, &set).unwrap();
@@ -139,6 +142,43 @@ fn proposals_are_idempotent_and_bounded() {
     }
     let more = cluster::propose_members(&store, &[A, B, D]);
     assert!(matches!(more, Err(ClusterError::TooManyPending { .. })));
+}
+
+#[test]
+fn so_many_stay_that_nothing_acknowledged_is_lost_with_those_who_go() {
+    let (_directory, store) = founded();
+    let lost = |members: &[NodeId]| {
+        let refused = cluster::propose_members(&store, members);
+        matches!(refused, Err(ClusterError::StateLost { needed: 2, .. }))
+    };
+    assert!(lost(&[A, D, E]));
+    cluster::propose_members(&store, &[A, B, D]).unwrap();
+    // What A and D, or B and D, have acknowledged is not on D as long as D copies.
+    assert!(lost(&[A, D, E]) && lost(&[B, D, E]));
+    assert!(!cluster::read(&store).unwrap().has_state(D));
+    // The one that copies may be given up.
+    cluster::propose_members(&store, &[A, B, E]).unwrap();
+    assert!(lost(&[A, E, NodeId(16)]));
+    cluster::mark_copied(&store, D).unwrap();
+    assert!(lost(&[A, E, NodeId(16)]), "it is no member any more");
+    cluster::mark_copied(&store, E).unwrap();
+    cluster::propose_members(&store, &[A, E, NodeId(16)]).unwrap();
+    let info = cluster::read(&store).unwrap();
+    assert!(info.has_state(E) && !info.has_state(NodeId(16)));
+    assert!(info.has_part(C) && !info.has_part(NodeId(17)));
+}
+
+#[test]
+fn a_node_serves_from_one_directory_and_comes_back_under_a_new_number() {
+    let (_directory, store) = founded();
+    assert_eq!(disks::find(&store, D).unwrap(), None);
+    disks::claim(&store, D, 0xd15c).unwrap();
+    disks::claim(&store, D, 0xd15c).unwrap();
+    let other = disks::claim(&store, D, 0xd15d);
+    assert!(matches!(other, Err(ClusterError::DiskReplaced { node: 14 })));
+    assert_eq!(disks::find(&store, D).unwrap(), Some(0xd15c));
+    let known = cluster::propose_members(&store, &[A, B, D]);
+    assert!(matches!(known, Err(ClusterError::DiskKnown { node: 14 })));
 }
 
 #[test]
