@@ -66,8 +66,8 @@ pub enum Request {
     },
     /// Publish that this node is in charge: the epoch is open.
     Publish,
-    /// Mark the member set in effect as committed: the opening record is.
-    MarkCommitted,
+    /// Mark the member set in effect as committed: the opening record of this epoch is.
+    MarkCommitted(Epoch),
 }
 
 /// Why a reign ends.

@@ -106,7 +106,7 @@ impl Desk {
                 round_at = Instant::now() + PERIOD;
                 unfinished.retain(|request| !self.carry_out(*request));
                 self.be_present();
-                self.look_for_successor(notices);
+                self.look_around(notices);
             }
             match requests.recv_timeout(round_at.saturating_duration_since(Instant::now())) {
                 Ok(Request::Locate(node)) => self.tell(notices, self.locate(node)),
@@ -119,7 +119,7 @@ impl Desk {
                     let notice = self.take(after);
                     self.tell(notices, notice);
                 }
-                Ok(request @ (Request::Publish | Request::MarkCommitted)) => {
+                Ok(request @ (Request::Publish | Request::MarkCommitted(_))) => {
                     unfinished.push(request);
                     unfinished.retain(|request| !self.carry_out(*request));
                 }
@@ -200,7 +200,9 @@ impl Desk {
         let Some((epoch, members)) = self.reign else { return true };
         let done = match request {
             Request::Publish => self.publish(epoch),
-            Request::MarkCommitted => {
+            // Of a reign before: the set in effect now is another one.
+            Request::MarkCommitted(of) if of != epoch => Ok(()),
+            Request::MarkCommitted(_) => {
                 cluster::mark_committed(&*self.store, members, epoch).map(drop)
             }
             Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
@@ -218,12 +220,26 @@ impl Desk {
         }
     }
 
-    fn look_for_successor(&mut self, notices: &Sender<Notice>) {
-        let Some((epoch, _)) = self.reign else { return };
+    /// Whether there is a successor, and whether other members were proposed: they come into effect
+    /// with a new epoch, which whoever is in charge takes.
+    fn look_around(&mut self, notices: &Sender<Notice>) {
+        let Some((epoch, members)) = self.reign else { return };
         match cluster::read(&*self.store) {
             Ok(info) if info.epoch() > epoch => {
                 self.reign = None;
                 self.tell(notices, Notice::Deposed(info.epoch()));
+            }
+            Ok(info) if info.members.version > members => {
+                let proposed: Vec<u32> = info.members.nodes().iter().map(|node| node.0).collect();
+                tracing::info!(?proposed, "the members change: the reign goes on in a new epoch");
+                match cluster::take_epoch(&*self.store, self.node, epoch) {
+                    Ok(info) => {
+                        self.reign = Some((info.epoch(), info.members.version));
+                        self.tell(notices, Notice::Taken(reign(&info)));
+                    }
+                    // The next look finds out who has.
+                    Err(error) => tracing::warn!(%error, "no epoch could be taken"),
+                }
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "metadata store"),

@@ -16,16 +16,15 @@ use halfmoon_wire::{Epoch, Hello, Incarnation, Message, NodeId, Role, SeqNum};
 const NODE: NodeId = NodeId(10);
 const OTHER: NodeId = NodeId(11);
 
-/// A log of one storage node, which promises and takes everything; ends with `stop`.
-fn storage(store: &Arc<dyn MetaStore>, stop: &AtomicBool) {
+/// A storage node with nothing in its log, which promises and takes everything; ends with `stop`.
+fn storage(store: &Arc<dyn MetaStore>, node: NodeId, stop: &AtomicBool) {
     let reactor = Reactor::shared(Options::default()).unwrap();
     let cluster = cluster::read(&**store).unwrap().id();
-    let hello =
-        Hello { cluster, role: Role::Storage, node: NodeId(1), incarnation: Incarnation(1) };
+    let hello = Hello { cluster, role: Role::Storage, node, incarnation: Incarnation(1) };
     let mut endpoint =
         Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello.to_bytes()));
     let address = endpoint.listen("127.0.0.1:0").unwrap().parse().unwrap();
-    let entry = NodeEntry::new(Role::Storage, NodeId(1), Incarnation(1), address);
+    let entry = NodeEntry::new(Role::Storage, node, Incarnation(1), address);
     nodes::publish(&**store, &entry).unwrap();
     while !stop.load(Ordering::Relaxed) {
         let mut answers = Vec::new();
@@ -73,7 +72,7 @@ fn one_is_in_charge_and_others_take_over_when_it_ends_or_is_deposed() {
     };
     let committed = || cluster::read(&*store).unwrap().members.committed_in();
     thread::scope(|scope| {
-        scope.spawn(|| storage(&store, &stop_storage));
+        scope.spawn(|| storage(&store, NodeId(1), &stop_storage));
         let thread = scope.spawn(|| run(first.clone(), Arc::clone(&stop_first)));
         until(|| committed() == Some(Epoch(1)));
         let other = scope.spawn(|| run(second, Arc::clone(&stop)));
@@ -94,6 +93,34 @@ fn one_is_in_charge_and_others_take_over_when_it_ends_or_is_deposed() {
         other.join().unwrap().unwrap();
         again.join().unwrap().unwrap();
         assert_eq!((published(NODE), published(OTHER)), (None, None));
+        stop_storage.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn members_that_are_proposed_come_into_effect_under_the_same_sequencer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store: Arc<dyn MetaStore> = Arc::new(FileStore::open(directory.path()).unwrap());
+    let [one, two, dead, new] = [1, 2, 3, 4].map(NodeId);
+    cluster::create(&*store, 77, Durability::Flush, &[one, two, dead]).unwrap();
+    let (stop_storage, stop) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+    let config = Config::new(Arc::clone(&store), NODE, "127.0.0.1:0");
+    let committed = || cluster::read(&*store).unwrap().members.committed_in();
+    thread::scope(|scope| {
+        for node in [one, two, new] {
+            let (store, stop) = (&store, &stop_storage);
+            scope.spawn(move || storage(store, node, stop));
+        }
+        let thread = scope.spawn(|| run(config, Arc::clone(&stop)));
+        until(|| committed() == Some(Epoch(1)));
+        cluster::propose_members(&*store, &[one, two, new]).unwrap();
+        until(|| committed() == Some(Epoch(2)));
+        let info = cluster::read(&*store).unwrap();
+        assert_eq!(info.members.nodes(), [one, two, new]);
+        assert_eq!(info.recovery_sets().count(), 1, "those before are asked no more");
+        assert_eq!(info.holder.unwrap().node(), NODE);
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap().unwrap();
         stop_storage.store(true, Ordering::Relaxed);
     });
 }

@@ -205,7 +205,7 @@ impl Process {
                     Err(_) => role.not_taken(times),
                 }
             }
-            Request::Publish | Request::MarkCommitted => {
+            Request::Publish | Request::MarkCommitted(_) => {
                 desk.unfinished.push(request);
                 if !is_alone {
                     desk.go_on();
@@ -249,7 +249,10 @@ impl Desk {
         let Some((epoch, members)) = self.reign else { return true };
         let done = match request {
             Request::Publish => self.publish(epoch),
-            Request::MarkCommitted => cluster::mark_committed(&self.meta, members, epoch).map(drop),
+            Request::MarkCommitted(of) if of != epoch => Ok(()),
+            Request::MarkCommitted(_) => {
+                cluster::mark_committed(&self.meta, members, epoch).map(drop)
+            }
             Request::Locate(_) | Request::Look | Request::Take { .. } => Ok(()),
         };
         matches!(done, Ok(()) | Err(NodeSuperseded { .. } | MembersSuperseded { .. }))

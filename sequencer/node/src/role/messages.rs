@@ -120,7 +120,11 @@ impl Core {
                 self.trio.proven(node);
                 if open.durable(node, *seq) {
                     tracing::info!(epoch = own.0, "the opening record is committed");
-                    self.requests.push_back(Request::MarkCommitted);
+                    self.requests.push_back(Request::MarkCommitted(own));
+                    // Whoever is no member any more has given what it had.
+                    for left in self.trio.set_nodes(&self.members) {
+                        self.leave(left);
+                    }
                 }
             }
             (Message::Confirmed { epoch, token }, Stage::Open(open)) if *epoch == own => {

@@ -12,6 +12,11 @@ use crate::standby::Due;
 impl Core {
     pub(super) fn reign(&mut self, reign: Reign) {
         let Reign { epoch, member_sets } = reign;
+        // One reign after another: what was sent for the first is not read in the second, and
+        // everybody hears of it on a new lane, as of any successor.
+        if !matches!(self.stage, Stage::Standby(_)) {
+            self.leave_all();
+        }
         self.epoch = epoch;
         self.members = member_sets.last().cloned().unwrap_or_default();
         let recovery = Recovery::new(epoch, member_sets, self.options.window_bytes);
@@ -36,6 +41,12 @@ impl Core {
 
     pub(super) fn stand_by(&mut self) {
         tracing::info!(epoch = self.epoch.0, "the reign is over, standing by");
+        self.leave_all();
+        // Whoever has taken over is there, and gets its time to show life.
+        self.stage = Stage::Standby(Box::new(standby(&self.options, true)));
+    }
+
+    fn leave_all(&mut self) {
         self.epoch = Epoch(0);
         self.beat_at_ns = None;
         self.closing.extend(self.trio.set_nodes(&[]));
@@ -43,8 +54,6 @@ impl Core {
         self.peers = Peers::new();
         self.requests.clear();
         self.failure = None;
-        // Whoever has taken over is there, and gets its time to show life.
-        self.stage = Stage::Standby(Box::new(standby(&self.options, true)));
     }
 
     /// Whether a sequencer at the other end is right: this one watches it, or the other way round.
@@ -235,7 +244,7 @@ impl Core {
     }
 
     /// Closes a lane, of which nothing is heard any more.
-    fn leave(&mut self, lane: LaneId) {
+    pub(super) fn leave(&mut self, lane: LaneId) {
         self.peers.remove(lane);
         self.closing.push(lane);
     }

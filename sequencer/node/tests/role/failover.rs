@@ -134,7 +134,7 @@ impl Realm {
                     self.role(node).looked(now, scene);
                 }
             }
-            Request::Publish | Request::MarkCommitted => {}
+            Request::Publish | Request::MarkCommitted(_) => {}
         }
     }
 

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "tests")]
 
 mod failover;
+mod members;
 mod peers;
 
 use std::collections::BTreeMap;
@@ -69,8 +70,7 @@ impl World {
         while let Some(request) = self.role.next_request() {
             self.requests.push(request);
             if let Request::Locate(node) = request {
-                let index = TRIO.iter().position(|id| *id == node).unwrap();
-                let address = self.storage[index].address.clone();
+                let address = self.storage[node.0 as usize - 1].address.clone();
                 self.role.located(self.now, node, Some(&address));
             }
         }
@@ -116,7 +116,7 @@ fn what_is_appended_is_streamed_to_all_in_one_order_and_committed() {
     let mut world = World::new();
     world.open();
     assert!(world.requests.contains(&Request::Publish));
-    world.until(|world| world.requests.contains(&Request::MarkCommitted));
+    world.until(|world| world.requests.contains(&Request::MarkCommitted(Epoch(1))));
     world.join(ENGINE, 1);
     world.join(OTHER, 1);
     world.client(ENGINE).send(&Message::Follow { from: SeqNum(1) });

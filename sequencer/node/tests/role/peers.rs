@@ -34,6 +34,8 @@ pub struct Storage {
     /// Whether it takes part; a node that does not is silent, but its lanes are up.
     pub works: bool,
     pub confirms: bool,
+    /// Whether it takes what is streamed.
+    pub takes: bool,
     /// How often its log was read for a recovery, and by somebody who follows.
     pub raw_reads: usize,
     pub reads: usize,
@@ -52,6 +54,7 @@ impl Storage {
             log: vec![],
             works: true,
             confirms: true,
+            takes: true,
             raw_reads: 0,
             reads: 0,
             dropped: 0,
@@ -119,6 +122,7 @@ impl Storage {
                 assert!(agreed.next() >= *window_start);
                 Message::Follow { from: agreed.next() }.to_bytes()
             }
+            Message::Stream { .. } if !self.takes => return None,
             Message::Stream { epoch, first, records } => {
                 assert_eq!((epoch.0, *first), (self.promised, self.end().next()));
                 let records = Records::new(records).map(|record| record.unwrap().bytes().to_vec());
