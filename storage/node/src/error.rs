@@ -7,6 +7,7 @@ use halfmoon_log::{CorruptError, SegmentId};
 use halfmoon_meta::ClusterError;
 use halfmoon_reactor::ReactorError;
 use halfmoon_transport::ListenError;
+use halfmoon_wire::NodeId;
 
 /// Why a storage node does not start, or stopped by itself. What it had acknowledged is on its disk.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,27 @@ pub enum NodeError {
         found: String,
         /// Who asks.
         expected: String,
+    },
+    /// The directory is empty, and the node has served from another one.
+    #[error(
+        "{} is empty, but storage node {node} has held data before, which the cluster counts on. \
+         If that disk is lost, replace the node by a new one: halfmoon node replace {node} NEW",
+        path.display()
+    )]
+    DiskLost {
+        /// The directory.
+        path: PathBuf,
+        /// The node.
+        node: NodeId,
+    },
+    /// The node is none of the cluster's, or not any more.
+    #[error(
+        "storage node {node} is no member of the cluster. If it was replaced, what it holds is of no \
+         use; `halfmoon node list` shows who the members are"
+    )]
+    NoMember {
+        /// The node.
+        node: NodeId,
     },
     /// The identity file does not parse.
     #[error("{} is damaged ({what}); restore it, or start the node empty as a new member",

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use halfmoon_log::limits::{SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES};
 use halfmoon_log::{Effect, Replica, ReplicaConfig};
-use halfmoon_meta::MetaStore;
+use halfmoon_meta::{MetaStore, disks};
 use halfmoon_transport::{Access, Endpoint, HeapMemory, LaneId, Transport, Wake};
 use halfmoon_wire::{Message, NodeId};
 
@@ -67,6 +67,9 @@ impl<T: Transport, D: Disk<File = Arc<File>>> Role<T, D> {
         check_settings(&config)?;
         let home = Home::open(&config.data_dir)?;
         let known = home.identity(config.node, config.cluster)?;
+        if known.is_none() && disks::find(&*meta, config.node)?.is_some() {
+            return Err(NodeError::DiskLost { path: config.data_dir, node: config.node });
+        }
         let identity = match known {
             Some(identity) => identity,
             None => Identity::draw(config.node, config.cluster)?,
@@ -177,6 +180,12 @@ impl<T: Transport, D: Disk> Role<T, D> {
         }
         core.lanes.flush(endpoint, core.replica.watermark());
         Ok(turn.more)
+    }
+
+    /// The name of its log, which was drawn at random when the directory was made.
+    #[must_use]
+    pub fn log_name(&self) -> u64 {
+        self.core.replica.log().config().id.0
     }
 
     /// Whether it is on disk that this life has begun: from here on the node is of use.

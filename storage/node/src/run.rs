@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use halfmoon_meta::{NodeEntry, nodes};
+use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
@@ -31,6 +31,9 @@ pub fn run_with(
     let options = Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin };
     let reactor = Reactor::shared(options)?;
     let (node, cluster) = (config.role.node, config.role.cluster);
+    if !cluster::read(&*config.meta)?.has_part(node) {
+        return Err(NodeError::NoMember { node });
+    }
     let backend = reactor.borrow().backend().describe();
     tracing::info!(%node, backend, "storage node is starting");
     let incarnation = nodes::next_incarnation(&*config.meta, node)?;
@@ -41,13 +44,15 @@ pub fn run_with(
     let mut role = Role::open(config.role, endpoint, disk, config.meta.clone(), wake)?;
     let uring = reactor.borrow().backend() == Backend::Uring;
     set(&role.metrics().io_uring, u64::from(uring));
-    let address = role.endpoint_mut().listen(&config.listen)?;
-    let address: SocketAddr =
-        address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;
     while !role.has_begun() {
         role.turn(Instant::now())?;
         reactor.borrow_mut().wait(SLEEP_MAX)?;
     }
+    // Nobody has been answered yet. From here on this directory, and no other, is the node's.
+    disks::claim(&*config.meta, node, role.log_name())?;
+    let address = role.endpoint_mut().listen(&config.listen)?;
+    let address: SocketAddr =
+        address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;
     let entry = NodeEntry::new(RoleKind::Storage, node, incarnation, address);
     nodes::publish(&*config.meta, &entry)?;
     tracing::info!(%node, %address, "storage node serves");

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use halfmoon_meta::{FileStore, MetaStore, nodes};
+use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
 use halfmoon_storage::{Config, NodeError, RoleConfig, run, run_with};
-use halfmoon_wire::{NodeId, Role};
+use halfmoon_wire::{Epoch, NodeId, Role};
 
 fn config(dir: &std::path::Path, meta: &Arc<dyn MetaStore>, listen: &str) -> Config {
     let mut role = RoleConfig::new(dir.join("data"), NodeId(1), 7);
@@ -18,10 +18,59 @@ fn config(dir: &std::path::Path, meta: &Arc<dyn MetaStore>, listen: &str) -> Con
     Config::new(role, meta.clone(), listen.to_owned())
 }
 
+fn founded(dir: &std::path::Path) -> Arc<dyn MetaStore> {
+    let meta = FileStore::open(dir.join("meta")).unwrap();
+    cluster::create(&meta, 7, Durability::Flush, &[1, 2, 3].map(NodeId)).unwrap();
+    Arc::new(meta)
+}
+
+/// Runs a node until it serves, and stops it.
+fn serve_once(config: Config) -> Result<(), NodeError> {
+    let stop = AtomicBool::new(false);
+    run_with(config, &stop, |_| stop.store(true, Ordering::Relaxed))
+}
+
+#[test]
+fn a_node_that_lost_its_disk_does_not_serve_as_if_it_had_never_held_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = founded(dir.path());
+    let config = config(dir.path(), &meta, "127.0.0.1:0");
+    serve_once(config.clone()).unwrap();
+    serve_once(config.clone()).unwrap();
+    let (data, kept) = (dir.path().join("data"), dir.path().join("kept"));
+    std::fs::rename(&data, &kept).unwrap();
+    let error = serve_once(config.clone()).unwrap_err();
+    assert!(matches!(error, NodeError::DiskLost { node: NodeId(1), .. }), "{error}");
+    assert!(error.to_string().contains("halfmoon node replace 1"), "{error}");
+    // Nor does another directory of the same node.
+    std::fs::remove_dir_all(&data).unwrap();
+    let elsewhere = founded(&dir.path().join("elsewhere"));
+    serve_once(Config { meta: elsewhere, ..config.clone() }).unwrap();
+    let error = serve_once(config.clone()).unwrap_err();
+    assert!(matches!(error, NodeError::Meta(_)), "{error}");
+    // The disk is found again.
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&kept, &data).unwrap();
+    serve_once(config).unwrap();
+}
+
+#[test]
+fn a_node_that_is_no_member_any_more_does_not_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = founded(dir.path());
+    let config = config(dir.path(), &meta, "127.0.0.1:0");
+    serve_once(config.clone()).unwrap();
+    cluster::propose_members(&*meta, &[4, 2, 3].map(NodeId)).unwrap();
+    serve_once(config.clone()).unwrap();
+    cluster::mark_committed(&*meta, 2, Epoch(1)).unwrap();
+    let error = serve_once(config).unwrap_err();
+    assert!(matches!(error, NodeError::NoMember { node: NodeId(1) }), "{error}");
+}
+
 #[test]
 fn a_node_publishes_its_address_when_it_serves_and_takes_it_back_when_it_stops() {
     let dir = tempfile::tempdir().unwrap();
-    let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(dir.path().join("meta")).unwrap());
+    let meta = founded(dir.path());
     for no_uring in [false, true] {
         let mut config = config(dir.path(), &meta, "127.0.0.1:0");
         config.no_uring = no_uring;
@@ -44,7 +93,7 @@ fn a_node_publishes_its_address_when_it_serves_and_takes_it_back_when_it_stops()
 #[test]
 fn a_port_in_use_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let meta: Arc<dyn MetaStore> = Arc::new(FileStore::open(dir.path().join("meta")).unwrap());
+    let meta = founded(dir.path());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let config = config(dir.path(), &meta, &address);
