@@ -57,7 +57,8 @@ pub enum NodeError {
     /// The directory is empty, and the node has served from another one.
     #[error(
         "{} is empty, but storage node {node} has held data before, which the cluster counts on. \
-         If that disk is lost, replace the node by a new one: halfmoon node replace {node} NEW",
+         If that disk is lost, the node cannot come back: a new one, under a new number, takes its \
+         place",
         path.display()
     )]
     DiskLost {
@@ -69,7 +70,7 @@ pub enum NodeError {
     /// The node is none of the cluster's, or not any more.
     #[error(
         "storage node {node} is no member of the cluster. If it was replaced, what it holds is of no \
-         use; `halfmoon node list` shows who the members are"
+         use"
     )]
     NoMember {
         /// The node.

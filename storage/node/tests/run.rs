@@ -41,7 +41,6 @@ fn a_node_that_lost_its_disk_does_not_serve_as_if_it_had_never_held_anything() {
     std::fs::rename(&data, &kept).unwrap();
     let error = serve_once(config.clone()).unwrap_err();
     assert!(matches!(error, NodeError::DiskLost { node: NodeId(1), .. }), "{error}");
-    assert!(error.to_string().contains("halfmoon node replace 1"), "{error}");
     // Nor does another directory of the same node.
     std::fs::remove_dir_all(&data).unwrap();
     let elsewhere = founded(&dir.path().join("elsewhere"));
