@@ -7,7 +7,9 @@
 //!   that declares it.
 //! - G2. A namespace keeps the protocol of its first deployment, and a table the settings of its
 //!   first declaration: data written under one protocol is not found by another.
-//! - G3. A record that does not parse or breaks G2 is skipped, by every engine alike.
+//! - G3. A table exists from its first declaration on: a root that started before does not have it,
+//!   whichever attempt asks. In a namespace that logs nothing every table exists.
+//! - G4. A record that does not parse or breaks G2 is skipped, by every engine alike.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +42,8 @@ pub struct Function {
 pub struct Registry {
     functions: BTreeMap<FunctionName, Vec<(SeqNum, Function)>>,
     namespaces: BTreeMap<String, Protocol>,
-    tables: BTreeMap<String, TableDecl>,
+    /// With where each was declared first.
+    tables: BTreeMap<String, (SeqNum, TableDecl)>,
 }
 
 /// Why a deployment cannot be made.
@@ -91,7 +94,7 @@ impl Registry {
         self.namespaces.entry(deploy.namespace.clone()).or_insert(deploy.protocol);
         for table in &deploy.manifest.tables {
             let name = names::table(&deploy.namespace, &table.name);
-            self.tables.entry(name).or_insert_with(|| table.clone());
+            self.tables.entry(name).or_insert_with(|| (seq, table.clone()));
         }
         for spec in &deploy.manifest.functions {
             let name = FunctionName::new(&deploy.namespace, &spec.name)?;
@@ -118,7 +121,7 @@ impl Registry {
         }
         for table in &deploy.manifest.tables {
             let full = names::table(namespace, &table.name);
-            if self.tables.get(&full).is_some_and(|known| known != table) {
+            if self.tables.get(&full).is_some_and(|(_, known)| known != table) {
                 return Err(DeployError::Table { table: full });
             }
         }
@@ -148,14 +151,18 @@ impl Registry {
         versions.iter().map(|(_, function)| function).rfind(|found| found.version == version)
     }
 
-    /// The table `table` of `namespace`. One that nobody declared has the namespace's protocol.
+    /// The table `table` of `namespace`, as of `cursor`: G3.
     #[must_use]
-    pub fn table(&self, namespace: &str, table: &str) -> TableSpec {
+    pub fn table(&self, namespace: &str, table: &str, cursor: SeqNum) -> Option<TableSpec> {
         let name = names::table(namespace, table);
         let inherited = self.protocol(namespace);
         match self.tables.get(&name) {
-            Some(declared) => table_spec(name, declared, inherited),
-            None => TableSpec::new(&name, inherited.into()),
+            Some((seq, declared)) if *seq <= cursor => Some(table_spec(name, declared, inherited)),
+            // Nothing is promised there, so nothing is lost when it is declared later.
+            Some(_) | None if inherited == Protocol::Unlogged => {
+                Some(TableSpec::new(&name, inherited.into()))
+            }
+            Some(_) | None => None,
         }
     }
 
@@ -203,7 +210,7 @@ impl Registry {
 
     /// Every declared table, by name.
     pub fn tables(&self) -> impl Iterator<Item = TableSpec> {
-        self.tables.iter().map(|(name, declared)| {
+        self.tables.iter().map(|(name, (_, declared))| {
             let namespace = name.split('/').next().unwrap_or_default();
             table_spec(name.clone(), declared, self.protocol(namespace))
         })
@@ -299,8 +306,9 @@ mod tests {
             registry.apply(SeqNum(3), &third),
             Err(DeployError::NamespaceProtocol { .. })
         ));
-        assert_eq!(registry.table("ns", "t").effective(), protocol::Protocol::HalfmoonWrite);
-        assert_eq!(registry.table("ns", "x").effective(), protocol::Protocol::HalfmoonRead);
+        let protocol_of = |table: &str| registry.table("ns", table, SeqNum(9)).unwrap().effective();
+        assert_eq!(protocol_of("t"), protocol::Protocol::HalfmoonWrite);
+        assert_eq!(protocol_of("x"), protocol::Protocol::HalfmoonRead);
         assert_eq!(
             registry.function(&name("ns.a"), SeqNum(9)).unwrap().version,
             Version::of(b"v1"),
@@ -309,14 +317,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_sees_the_tables_that_were_declared_then() {
+        let mut registry = Registry::default();
+        let without = r#"{"functions":[{"name":"a"}]}"#;
+        let with = r#"{"functions":[{"name":"a"}],"tables":[{"name":"t"}]}"#;
+        registry.apply(SeqNum(5), &deploy("ns", "v1", Protocol::Auto, without)).unwrap();
+        registry.apply(SeqNum(9), &deploy("ns", "v2", Protocol::Auto, with)).unwrap();
+        registry.apply(SeqNum(12), &deploy("ns", "v3", Protocol::Auto, with)).unwrap();
+        let at = |cursor| registry.table("ns", "t", SeqNum(cursor)).is_some();
+        assert_eq!([5, 8, 9, 12].map(at), [false, false, true, true]);
+    }
+
+    #[test]
     fn a_baseline_namespace_gives_its_protocol_to_all_tables() {
         let mut registry = Registry::default();
         let manifest =
             r#"{"functions":[{"name":"a"}],"tables":[{"name":"x","transactional":true}]}"#;
         registry.apply(SeqNum(1), &deploy("raw", "v1", Protocol::Unlogged, manifest)).unwrap();
-        assert_eq!(registry.table("raw", "x").effective(), protocol::Protocol::Unlogged);
-        assert_eq!(registry.table("raw", "new").effective(), protocol::Protocol::Unlogged);
-        assert_eq!(registry.table("raw", "new").name, "raw/new");
+        let table = |table: &str| registry.table("raw", table, SeqNum(1)).unwrap();
+        assert_eq!(table("x").effective(), protocol::Protocol::Unlogged);
+        assert_eq!(table("new").effective(), protocol::Protocol::Unlogged);
+        assert_eq!(table("new").name, "raw/new");
         assert_eq!(registry.mode("raw"), Mode::Unlogged);
         assert_eq!(registry.mode("unheard-of"), Mode::Halfmoon);
     }

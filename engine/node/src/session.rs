@@ -12,7 +12,7 @@ use halfmoon_protocol::finish::Ending;
 use halfmoon_protocol::transaction::Commit;
 use halfmoon_protocol::{Attempt, Stop, TableSpec};
 
-use crate::asked::{Asked, Finished, Said, arena_full, refusal};
+use crate::asked::{Asked, Bytes, Finished, Said, arena_full, refusal};
 use crate::hot::Hot;
 use crate::metrics::count;
 use crate::names::FunctionName;
@@ -24,7 +24,7 @@ use crate::tree::Tree;
 use crate::value::Value;
 use crate::workers::{AcquireError, Lease, Running, Way, WorkerLost};
 
-use calls::{Call, Handles};
+use calls::{Call, Handles, cut};
 
 /// How long a worker may take to unwind an attempt that is over, in ns.
 const UNWIND_WITHIN_NS: u64 = 2_000_000_000;
@@ -204,21 +204,8 @@ impl Session {
     async fn operate(&mut self, id: u64, asked: Asked) -> Result<(), Broken> {
         let attempt = &mut self.attempt;
         match asked {
-            Asked::Read { table, key } => {
-                count(&self.hot.metrics.reads_total);
-                let table = table_spec(&self.hot, &self.plan, &table);
-                match attempt.read(&table, &key).await? {
-                    Some(value) => self.lease.reply_value(id, &value, Way::Value)?,
-                    None => self.lease.reply(id, &Answer::Absent)?,
-                }
-            }
-            Asked::Write { table, key, value } => {
-                count(&self.hot.metrics.writes_total);
-                let table = table_spec(&self.hot, &self.plan, &table);
-                let value = value.map(|bytes| Value::Bytes(bytes.here()));
-                attempt.write(&table, &key, value).await?;
-                self.lease.reply(id, &Answer::Done)?;
-            }
+            Asked::Read { table, key } => self.read(id, &table, &key).await?,
+            Asked::Write { table, key, value } => self.write(id, &table, &key, value).await?,
             Asked::Fence => {
                 attempt.fence().await?;
                 self.lease.reply(id, &Answer::Done)?;
@@ -270,6 +257,47 @@ impl Session {
             | Asked::Unknown) => self.call(id, asked).await?,
         }
         Ok(())
+    }
+
+    async fn read(&mut self, id: u64, table: &str, key: &[u8]) -> Result<(), Broken> {
+        count(&self.hot.metrics.reads_total);
+        let Some(spec) = self.table(table) else { return Ok(self.undeclared(id, table)?) };
+        match self.attempt.read(&spec, key).await? {
+            Some(value) => self.lease.reply_value(id, &value, Way::Value)?,
+            None => self.lease.reply(id, &Answer::Absent)?,
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        id: u64,
+        table: &str,
+        key: &[u8],
+        value: Option<Bytes>,
+    ) -> Result<(), Broken> {
+        count(&self.hot.metrics.writes_total);
+        let Some(spec) = self.table(table) else { return Ok(self.undeclared(id, table)?) };
+        let value = value.map(|bytes| Value::Bytes(bytes.here()));
+        self.attempt.write(&spec, key, value).await?;
+        Ok(self.lease.reply(id, &Answer::Done)?)
+    }
+
+    /// A table as of the root's initial cursor, which all attempts of its run have in common.
+    fn table(&self, table: &str) -> Option<TableSpec> {
+        let (registry, namespace) =
+            (self.hot.registry.borrow(), self.plan.function.name.namespace());
+        registry.table(namespace, table, self.attempt.identity().floor)
+    }
+
+    /// Such a table would get its protocol by being used, and another one by being declared later:
+    /// then its data would not be found.
+    fn undeclared(&self, id: u64, table: &str) -> Result<(), WorkerLost> {
+        let text = format!(
+            "table {table:?} was not declared when this root started; declare it in the \
+             application (App::table, hm_app_table) and deploy that"
+        );
+        self.refuse(id, Refusal::UnknownTable, cut(&text))
     }
 
     fn committed(&self, id: u64, commit: Commit) -> Result<(), WorkerLost> {
@@ -375,10 +403,6 @@ fn unwind(hot: &Rc<Hot>, lease: Lease, why: EndReason) {
     };
     // Without room for the task its lease is dropped here, with the same effect.
     hot.executor.spawn(unwound).map(drop).ok();
-}
-
-fn table_spec(hot: &Hot, plan: &Plan, table: &str) -> TableSpec {
-    hot.registry.borrow().table(plan.function.name.namespace(), table)
 }
 
 const fn reason(stop: &Halt) -> EndReason {

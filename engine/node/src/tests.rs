@@ -7,6 +7,7 @@ mod inherited;
 mod keys;
 mod outages;
 mod status;
+mod tables;
 mod workers;
 
 #[path = "../../client/tests/cluster/fake.rs"]

@@ -229,7 +229,7 @@ fn failed(error: &impl std::fmt::Display) -> Lost {
     Lost::Failed(error.to_string())
 }
 
-fn cut(text: &str) -> &str {
+pub(super) fn cut(text: &str) -> &str {
     let mut end = text.len().min(halfmoon_channel::limits::TEXT_MAX_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
