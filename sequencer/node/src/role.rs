@@ -25,6 +25,13 @@ use crate::trio::Trio;
 /// of an idle loop than there are without.
 const HEARTBEAT_NS: u64 = 20_000_000;
 
+/// How long a storage node may take to give records of the log that is recovered, in ns.
+const READ_PATIENCE_NS: u64 = 1_000_000_000;
+
+/// How long a reign may be without a quorum before it shows no life any more, in ns: long enough for
+/// storage nodes that start with the sequencer.
+const SEAL_PATIENCE_NS: u64 = 2_000_000_000;
+
 /// A sequencer: it stands by, and reigns for an epoch at a time.
 #[derive(Debug)]
 pub struct Role<T> {
@@ -43,6 +50,10 @@ struct Core {
     stage: Stage,
     /// When those that stand by are told next that this one lives; `None`: nobody stands by.
     beat_at_ns: Option<u64>,
+    /// When its reign began, by the first turn of it.
+    reigns_since_ns: Option<u64>,
+    /// The storage node that is asked for records of the log, and until when it may take.
+    read_until: Option<(LaneId, u64)>,
     trio: Trio,
     peers: Peers,
     closing: Vec<LaneId>,
@@ -90,6 +101,8 @@ impl<T: Transport> Role<T> {
             members: Vec::new(),
             stage: Stage::Standby(Box::new(standby)),
             beat_at_ns: None,
+            reigns_since_ns: None,
+            read_until: None,
             trio: Trio::new(),
             options,
             peers: Peers::new(),
@@ -174,7 +187,8 @@ impl<T: Transport> Role<T> {
         }
         self.endpoint.flush();
         core.publish_metrics();
-        let deadlines = [core.trio.deadline(), core.beat_at_ns, core.standby_deadline()];
+        let reading = core.read_until.map(|(_, at)| at);
+        let deadlines = [core.trio.deadline(), core.beat_at_ns, core.standby_deadline(), reading];
         let deadline_ns = deadlines.into_iter().flatten().min();
         Ok(Turn { more: polled.more || dialled, deadline_ns })
     }
@@ -330,16 +344,7 @@ impl Core {
         self.beat(now);
         match &mut self.stage {
             Stage::Standby(_) => self.watch(now),
-            Stage::Recovering(recovery) => {
-                if let Some((node, request)) = recovery.next_read()
-                    && let Some(lane) = self.trio.lane_to(node)
-                {
-                    self.peers.tell(lane, &request);
-                }
-                if let Some(recovered) = recovery.open(now.wall_ns) {
-                    self.open(now, recovered);
-                }
-            }
+            Stage::Recovering(_) => self.recover(now),
             Stage::Open(open) => {
                 open.turn(now, &mut self.counted);
                 if let Some(token) = open.tails.next_round() {

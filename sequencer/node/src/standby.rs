@@ -7,6 +7,8 @@
 //! - **Gone** is who cannot be reached any more: a lane that goes down is dialled again at once, and
 //!   only who cannot be dialled either is gone. That takes no time where the system says so.
 //!
+//! - **Of use** is only who reaches a quorum of the storage nodes: one that does not never takes over.
+//!
 //! Whoever is suspected wrongly loses its epoch and nothing else: the compare-and-set, the promises
 //! of the storage nodes and the epoch in every message keep one of two from doing harm.
 
@@ -51,6 +53,8 @@ pub(crate) struct Standby {
     /// Whether it was heard since it was dialled last.
     is_heard: bool,
     look_at_ns: u64,
+    /// The metadata store is asked who is in charge, and has not answered.
+    is_looking: bool,
     window_bytes: usize,
     learner: Learner,
     followed: Option<Followed>,
@@ -128,6 +132,7 @@ impl Standby {
             is_hasty: !is_patient,
             is_heard: false,
             look_at_ns: 0,
+            is_looking: false,
             window_bytes,
             learner: Learner::new(window_bytes),
             followed: None,
@@ -188,11 +193,12 @@ impl Standby {
             State::Dialling(_) | State::Watching(_) if is_silent => Due::Suspect,
             State::Waiting(at) if at <= now_ns => {
                 self.state = State::Looking;
-                Due::Look
+                // The answer to an earlier question does as well.
+                if std::mem::replace(&mut self.is_looking, true) { Due::Nothing } else { Due::Look }
             }
             State::Watching(_) if self.look_at_ns <= now_ns => {
                 self.look_at_ns = now_ns.saturating_add(LOOK_EVERY_NS);
-                Due::Look
+                if std::mem::replace(&mut self.is_looking, true) { Due::Nothing } else { Due::Look }
             }
             State::Waiting(_)
             | State::Looking
@@ -224,16 +230,21 @@ impl Standby {
     /// The metadata store has told who is in charge. Whether the lane that there was is of no more
     /// use, and whether this sequencer is to take over.
     pub(crate) fn looked(&mut self, now_ns: u64, scene: Scene) -> (Option<LaneId>, bool) {
+        self.is_looking = false;
         let lane = self.lane();
         let is_later = scene.epoch > self.scene.epoch;
         let is_busy = lane.is_some() || self.is_taking();
         if is_busy && !is_later {
             return (None, false);
         }
-        if is_busy {
-            // Somebody was faster: it gets its time to show life.
-            self.is_hasty = false;
+        if is_later {
+            // Whoever has taken this epoch gets its time to show life: until now nobody could tell
+            // who was silent.
             self.silence_ns = 0;
+        }
+        if is_busy {
+            // Somebody was faster.
+            self.is_hasty = false;
         }
         self.scene = scene;
         self.unfollow();
@@ -303,6 +314,12 @@ impl Standby {
         false
     }
 
+    /// This sequencer is of no use: it reaches no quorum. It looks again whether somebody else is.
+    pub(crate) const fn hold(&mut self, now_ns: u64) {
+        self.unfollow();
+        self.state = State::Waiting(now_ns.saturating_add(LOOK_AGAIN_NS));
+    }
+
     /// The next epoch is being taken.
     pub(crate) const fn taking(&mut self) {
         self.unfollow();
@@ -311,6 +328,9 @@ impl Standby {
 
     /// The metadata store has failed.
     pub(crate) const fn store_failed(&mut self, now_ns: u64) {
+        self.is_looking = false;
+        // It could not be told who is in charge, so nobody was silent.
+        self.silence_ns = 0;
         if matches!(self.state, State::Looking | State::Taking) {
             self.state = State::Waiting(now_ns.saturating_add(STORE_FAILED_NS));
         }

@@ -58,6 +58,12 @@ impl Trio {
         self.links.iter().filter_map(lane).collect()
     }
 
+    /// Whether more than half of the nodes can be reached.
+    pub(crate) fn has_quorum(&self) -> bool {
+        let is_up = |link: &&Link| matches!(link.state, State::Up(_) | State::Sealed(_));
+        self.links.iter().filter(is_up).count() > self.links.len() / 2
+    }
+
     /// A node whose address is to be looked up now.
     pub(crate) fn next_lookup(&mut self, now_ns: u64) -> Option<NodeId> {
         let is_due = |link: &&mut Link| matches!(link.state, State::Waiting(at) if at <= now_ns);

@@ -4,7 +4,7 @@ use halfmoon_order::{Recovery, recovery::READ_BYTES};
 use halfmoon_transport::{Endpoint, LaneId, Transport};
 use halfmoon_wire::{Epoch, Hello, Message, Role as WireRole, SeqNum};
 
-use super::{Core, HEARTBEAT_NS, Stage, Violation, standby};
+use super::{Core, HEARTBEAT_NS, READ_PATIENCE_NS, SEAL_PATIENCE_NS, Stage, Violation, standby};
 use crate::host::{Now, Reign, Request, Scene};
 use crate::peers::Peers;
 use crate::standby::Due;
@@ -37,6 +37,7 @@ impl Core {
             self.peers.tell(lane, &Message::Seal { epoch });
         }
         self.beat_at_ns = Some(0);
+        (self.reigns_since_ns, self.read_until) = (None, None);
     }
 
     pub(super) fn stand_by(&mut self) {
@@ -86,7 +87,7 @@ impl Core {
             self.leave(lane);
         }
         if takes_over {
-            self.take_over("nobody is in charge");
+            self.take_over(now, "nobody is in charge");
         }
     }
 
@@ -94,7 +95,7 @@ impl Core {
     pub(super) fn watched_down(&mut self, now: Now, lane: LaneId) {
         let Stage::Standby(standby) = &mut self.stage else { return };
         if standby.lane() == Some(lane) && standby.down(now.mono_ns) {
-            self.take_over("it cannot be reached");
+            self.take_over(now, "it cannot be reached");
         }
     }
 
@@ -112,11 +113,32 @@ impl Core {
             Err(error) => {
                 tracing::warn!(%error, "the sequencer in charge");
                 if standby.gone(now.mono_ns) {
-                    self.take_over("it cannot be dialled");
+                    self.take_over(now, "it cannot be dialled");
                 }
             }
         }
         true
+    }
+
+    /// Reads the log that is recovered. A node that gives nothing is left, and another one read: it
+    /// may hang with its lane up.
+    pub(super) fn recover(&mut self, now: Now) {
+        let Stage::Recovering(recovery) = &mut self.stage else { return };
+        if let Some((node, request)) = recovery.next_read()
+            && let Some(lane) = self.trio.lane_to(node)
+        {
+            self.peers.tell(lane, &request);
+            self.read_until = Some((lane, now.mono_ns.saturating_add(READ_PATIENCE_NS)));
+        } else if let Some((lane, _)) = self.read_until.take_if(|(_, at)| *at <= now.mono_ns) {
+            tracing::warn!(%lane, "a storage node gives no records, another one is asked");
+            self.closing.push(lane);
+            self.down(now, lane);
+        }
+        let Stage::Recovering(recovery) = &mut self.stage else { return };
+        if let Some(recovered) = recovery.open(now.wall_ns) {
+            self.read_until = None;
+            self.open(now, recovered);
+        }
     }
 
     /// What a sequencer says to one that stands by.
@@ -192,7 +214,7 @@ impl Core {
         match standby.pass(now.mono_ns) {
             Due::Nothing => {}
             Due::Look => self.requests.push_back(Request::Look),
-            Due::Suspect => self.take_over("it is silent"),
+            Due::Suspect => self.take_over(now, "it is silent"),
         }
     }
 
@@ -205,8 +227,16 @@ impl Core {
 
     /// Tells those that stand by that the loop has come by here.
     pub(super) fn beat(&mut self, now: Now) {
+        let since_ns = *self.reigns_since_ns.get_or_insert(now.mono_ns);
         let committed = match &self.stage {
             Stage::Standby(_) => return,
+            // Without a quorum it shows no life: another one may reach it.
+            Stage::Recovering(recovery)
+                if recovery.progress().is_none()
+                    && now.mono_ns.saturating_sub(since_ns) > SEAL_PATIENCE_NS =>
+            {
+                return;
+            }
             Stage::Recovering(_) => SeqNum::ZERO,
             Stage::Open(open) => open.commit.committed(),
         };
@@ -224,12 +254,17 @@ impl Core {
         }
     }
 
-    fn take_over(&mut self, why: &'static str) {
+    fn take_over(&mut self, now: Now, why: &'static str) {
         let Stage::Standby(standby) = &mut self.stage else { return };
         let (after, lane) = (standby.epoch(), standby.lane());
-        tracing::info!(after = after.0, why, "taking over");
-        standby.taking();
-        self.requests.push_back(Request::Take { after });
+        if self.trio.has_quorum() {
+            tracing::info!(after = after.0, why, "taking over");
+            standby.taking();
+            self.requests.push_back(Request::Take { after });
+        } else {
+            tracing::debug!(after = after.0, why, "no quorum of storage nodes, not taking over");
+            standby.hold(now.mono_ns);
+        }
         if let Some(lane) = lane {
             self.leave(lane);
         }

@@ -31,6 +31,11 @@ struct Realm {
     epoch: u64,
     holder: Option<NodeId>,
     addresses: BTreeMap<NodeId, String>,
+    /// Who is told no address of a storage node.
+    cut_off: Option<NodeId>,
+    /// Whether it takes its time to say who is in charge; who has asked meanwhile.
+    is_slow: bool,
+    asked: Vec<NodeId>,
     /// Epochs that were asked for.
     takes: Vec<(NodeId, u64)>,
     now: Now,
@@ -54,6 +59,9 @@ impl Realm {
             epoch: 1,
             holder: Some(FIRST),
             addresses: BTreeMap::from([(FIRST, address.clone())]),
+            cut_off: None,
+            is_slow: false,
+            asked: vec![],
             takes: vec![],
             now: Now { mono_ns: 1, wall_ns: 1 },
         };
@@ -120,8 +128,10 @@ impl Realm {
             Request::Locate(storage) => {
                 let index = TRIO.iter().position(|id| *id == storage).unwrap();
                 let address = self.storage[index].address.clone();
-                self.role(node).located(now, storage, Some(&address));
+                let told = Some(&*address).filter(|_| self.cut_off != Some(node));
+                self.role(node).located(now, storage, told);
             }
+            Request::Look if self.is_slow => self.asked.push(node),
             Request::Look => self.role(node).looked(now, scene),
             Request::Take { after } => {
                 self.takes.push((node, after.0));
@@ -404,4 +414,77 @@ fn the_beginning_of_a_long_log_is_learned_from_storage() {
     realm.open(SECOND);
     assert_eq!(realm.role(SECOND).status().tail, SeqNum(62));
     assert_eq!(realm.storage.iter().map(|node| node.raw_reads).sum::<usize>(), 0);
+}
+
+#[test]
+fn one_that_reaches_no_quorum_of_storage_takes_nothing_over() {
+    let mut realm = Realm::new();
+    realm.cut_off = Some(SECOND);
+    realm.stand_by(SECOND);
+    realm.kill(FIRST);
+    realm.pass(4 * u64::from(SUSPECT_MS));
+    assert_eq!(realm.takes, [], "it would be of no use");
+    realm.cut_off = None;
+    realm.until(|realm| {
+        realm.now.mono_ns += 10_000_000;
+        realm.epoch == 2
+    });
+    realm.open(SECOND);
+}
+
+#[test]
+fn one_that_loses_storage_before_it_is_open_is_succeeded() {
+    let mut realm = Realm::new();
+    realm.stand_by(SECOND);
+    realm.stand_by(THIRD);
+    // The storage nodes hang when it comes to it.
+    realm.storage.iter_mut().for_each(|node| node.works = false);
+    realm.kill(FIRST);
+    realm.until(|realm| realm.epoch == 2);
+    realm.until(|realm| {
+        realm.now.mono_ns += 10_000_000;
+        realm.epoch > 2
+    });
+    realm.storage.iter_mut().for_each(|node| node.works = true);
+    realm.until(|realm| {
+        realm.now.mono_ns += 10_000_000;
+        let holder = realm.holder.unwrap();
+        realm.role(holder).status().is_open
+    });
+}
+
+#[test]
+fn a_metadata_store_that_takes_its_time_makes_nobody_silent() {
+    let mut realm = Realm::new();
+    realm.is_slow = true;
+    realm.start(SECOND);
+    realm.pass(3 * u64::from(SUSPECT_MS));
+    assert_eq!(realm.asked, [SECOND], "one question at a time");
+    realm.is_slow = false;
+    realm.answer(SECOND, Request::Look);
+    realm.until_learned(SECOND);
+    realm.pass(3 * u64::from(SUSPECT_MS));
+    assert_eq!(realm.takes, []);
+}
+
+#[test]
+fn a_storage_node_that_hangs_while_its_log_is_read_is_left_for_another() {
+    let mut realm = Realm::new();
+    let engine = realm.join(FIRST);
+    realm.clients[engine].append(1, 1, &nth(0), b"kept");
+    realm.until(|realm| realm.role(FIRST).status().committed == SeqNum(2));
+    realm.kill(FIRST);
+    // Nobody has learned the log, so it is read from one of the storage nodes; that one hangs.
+    realm.storage.iter_mut().for_each(|node| node.gives = false);
+    realm.start(SECOND);
+    realm.until(|realm| {
+        realm.now.mono_ns += 10_000_000;
+        realm.storage.iter().any(|node| node.raw_reads > 0)
+    });
+    realm.storage.iter_mut().for_each(|node| node.gives = true);
+    realm.until(|realm| {
+        realm.now.mono_ns += 10_000_000;
+        realm.role(SECOND).status().is_open
+    });
+    assert_eq!(realm.role(SECOND).status().tail, SeqNum(3));
 }

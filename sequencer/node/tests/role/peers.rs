@@ -33,6 +33,8 @@ pub struct Storage {
     pub log: Vec<Vec<u8>>,
     /// Whether it takes part; a node that does not is silent, but its lanes are up.
     pub works: bool,
+    /// Whether it gives records of its log to a recovery.
+    pub gives: bool,
     pub confirms: bool,
     /// Whether it takes what is streamed.
     pub takes: bool,
@@ -53,6 +55,7 @@ impl Storage {
             promised: 0,
             log: vec![],
             works: true,
+            gives: true,
             confirms: true,
             takes: true,
             raw_reads: 0,
@@ -99,6 +102,10 @@ impl Storage {
                 self.promised = self.promised.max(epoch.0);
                 let promised = Epoch(self.promised);
                 Message::Sealed { promised, history: self.history(), end: self.end() }.to_bytes()
+            }
+            Message::ReadLog { raw: true, .. } if !self.gives => {
+                self.raw_reads += 1;
+                return None;
             }
             Message::ReadLog { token, epoch, from, raw, .. } => {
                 *(if *raw { &mut self.raw_reads } else { &mut self.reads }) += 1;
