@@ -202,12 +202,12 @@ impl Core {
         Some(Ask { core: self.clone(), token })
     }
 
-    /// Says something to a peer that is not answered. Without effect when its lane is not up.
-    pub(crate) fn say(&self, peer: Peer, message: &Message<'_>) {
+    /// Says something to a peer that is not answered. Whether it will: not when the lane is not up,
+    /// or has no room.
+    pub(crate) fn say(&self, peer: Peer, message: &Message<'_>) -> bool {
         let mut links = self.links.borrow_mut();
-        if let Some(outbox) = links.outbox(peer).filter(|outbox| outbox.takes()) {
-            outbox.items.push_back(Item::Message(message.to_bytes()));
-        }
+        let outbox = links.outbox(peer).filter(|outbox| outbox.takes());
+        outbox.map(|outbox| outbox.items.push_back(Item::Message(message.to_bytes()))).is_some()
     }
 
     /// Takes an answer that came on a peer's lane.

@@ -148,6 +148,13 @@ impl Order {
         self.tags.sizes()
     }
 
+    /// Whether the log has taken this incarnation of an engine out: it orders nothing more, and owns
+    /// nothing.
+    #[must_use]
+    pub fn is_evicted(&self, engine: NodeId, incarnation: Incarnation) -> bool {
+        self.engines.get(&engine).is_some_and(|known| incarnation <= known.evicted)
+    }
+
     /// Engine incarnations that occur in the log, as appender or as heir, and are not evicted;
     /// ascending.
     #[must_use]

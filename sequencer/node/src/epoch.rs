@@ -1,6 +1,6 @@
 //! An open epoch: the machines of the core, side by side.
 
-use halfmoon_order::{Commit, Leases, Order, Recovered, Tails, Verdict, Window};
+use halfmoon_order::{Commit, Leases, Order, Recovered, Tails, UnknownEngine, Verdict, Window};
 use halfmoon_transport::LaneId;
 use halfmoon_wire::{AppendView, EpochStart, Incarnation, Message, NodeId, Refusal, SeqNum};
 
@@ -29,6 +29,17 @@ impl OpenEpoch {
         let commit = Commit::new(opening, &members);
         let tails = Tails::new(&members);
         Self { order, window, leases, tails, commit, history, members, lease_ms }
+    }
+
+    /// An engine is here. It gets a lease, unless the log has taken its incarnation out: whoever has
+    /// a lease may inherit.
+    pub(crate) fn hello(&mut self, now: Now, engine: NodeId, incarnation: Incarnation) {
+        let known = if self.order.is_evicted(engine, incarnation) {
+            Err(UnknownEngine)
+        } else {
+            self.leases.hello(now.mono_ns, engine, incarnation)
+        };
+        known.unwrap_or_else(|over| tracing::info!(engine = engine.0, "{over}"));
     }
 
     pub(crate) fn welcome(&self) -> Message<'static> {

@@ -89,6 +89,15 @@ impl Peers {
         &self.lanes
     }
 
+    /// Whether a later life of the same node is here.
+    pub(crate) fn has_later_life(&self, hello: &Hello) -> bool {
+        let is_later = |peer: &Peer| {
+            (peer.role, peer.node) == (hello.role, hello.node)
+                && peer.incarnation > hello.incarnation
+        };
+        self.lanes.iter().filter_map(|lane| self.find(*lane)).any(is_later)
+    }
+
     /// Another lane of the same node.
     pub(crate) fn earlier_lane(&self, lane: LaneId, hello: &Hello) -> Option<LaneId> {
         self.lanes.iter().copied().find(|other| {

@@ -280,6 +280,10 @@ impl Core {
         if !is_expected {
             return self.violated(lane, Violation::NotItsPart { role: hello.role });
         }
+        if self.peers.has_later_life(&hello) {
+            tracing::info!(node = hello.node.0, "an earlier life of a node that is here");
+            return self.closing.push(lane);
+        }
         // A node has one lane. What still comes on the one before is not heard any more.
         while let Some(earlier) = self.peers.earlier_lane(lane, &hello) {
             self.peers.remove(earlier);
@@ -298,8 +302,7 @@ impl Core {
         }
         if let Stage::Open(open) = &mut self.stage {
             if hello.role == WireRole::Engine {
-                let known = open.leases.hello(now.mono_ns, hello.node, hello.incarnation);
-                known.unwrap_or_else(|over| tracing::info!(engine = hello.node.0, "{over}"));
+                open.hello(now, hello.node, hello.incarnation);
             }
             let welcome = open.welcome();
             self.peers.tell(lane, &welcome);
@@ -374,8 +377,7 @@ impl Core {
             let Some(peer) = self.peers.find_mut(lane) else { continue };
             let is_sealed = self.trio.lane_to(peer.node) == Some(lane);
             if peer.role == WireRole::Engine {
-                let known = open.leases.hello(now.mono_ns, peer.node, peer.incarnation);
-                known.unwrap_or_else(|over| tracing::info!(engine = peer.node.0, "{over}"));
+                open.hello(now, peer.node, peer.incarnation);
             }
             if peer.role != WireRole::Storage || is_sealed {
                 peer.outbox.push(&welcome);

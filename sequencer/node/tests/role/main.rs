@@ -260,6 +260,26 @@ fn a_silent_engine_is_evicted_and_nothing_of_it_is_ordered_after_that() {
     assert_eq!(find(&mut world), Some(expected));
     world.client(ENGINE).append(1, 1, &[], b"late");
     world.until(|world| world.client(ENGINE).refusals() == [(1, Refusal::Evicted)]);
+    // It comes again and hears that it is out, but gets no lease: it might inherit.
+    world.join(ENGINE, 3);
+    let engines = world.role.status().engines;
+    assert_eq!(engines.iter().map(|(node, ..)| *node).collect::<Vec<_>>(), [OTHER]);
+}
+
+#[test]
+fn an_earlier_life_of_a_node_does_not_take_the_place_of_a_later_one() {
+    let mut world = World::new();
+    world.open();
+    world.join(ENGINE, 2);
+    let hello = hello(WireRole::Engine, ENGINE, 1);
+    let mut earlier = Client::new(&world.reactor, &world.address, &hello);
+    world.until(|_| {
+        earlier.turn();
+        earlier.is_down
+    });
+    world.client(ENGINE).append(1, 1, &[], b"x");
+    world.until(|world| world.role.status().committed == SeqNum(2));
+    assert!(!world.client(ENGINE).is_down);
 }
 
 #[test]

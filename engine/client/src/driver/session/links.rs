@@ -235,9 +235,14 @@ impl<D: Directory> Session<D> {
             let memory = Arc::new(HeapMemory::new(size_of::<u64>()));
             match endpoint.expose(memory.clone(), Access::Lane(lane)) {
                 Ok(region) => {
-                    link.word = Some(Word { epoch, region, memory, seen: 0 });
                     let here = Message::WatermarkHere { epoch, region: region.0 };
-                    self.core.say(Peer::Storage(link.node), &here);
+                    if self.core.say(Peer::Storage(link.node), &here) {
+                        link.word = Some(Word { epoch, region, memory, seen: 0 });
+                    } else {
+                        // A node that takes nothing would never learn of its word.
+                        endpoint.withdraw(region);
+                        endpoint.close(lane);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, node = %link.node, "no word for watermarks");
