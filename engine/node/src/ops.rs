@@ -25,6 +25,9 @@ use crate::value::{Landing, Value};
 
 /// How long one operation of the store, or a look-up of a record, may take.
 const OPERATION_WITHIN_NS: u64 = 10_000_000_000;
+/// Objects of one root's tree whose puts are not acknowledged; beyond that they are made again before
+/// another is. A tree has as many under way as it has callees, so only failed attempts come here.
+const PUTS_OWED_MAX: usize = 1024;
 /// Whether storage nodes fold write records into bases and trim the log. Until they do, asking for
 /// a base is a round trip that always answers: none.
 const FOLDS: bool = false;
@@ -119,6 +122,32 @@ impl EngineOps {
     /// Values land in this worker's arena from here on.
     pub(crate) fn lands_at(&self, worker: WorkerId) {
         self.worker.set(Some(worker));
+    }
+
+    /// Ends when a quorum has every put of the tree, also those that no attempt waits for any more:
+    /// these are made again, which changes nothing where they have landed.
+    pub(crate) async fn complete_puts(&self) -> Result<(), OpsError> {
+        while let Some((object, (tuple, value))) = self.tree.owed() {
+            self.put(&object, tuple, value).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(
+        &self,
+        object: &Object,
+        tuple: CellTuple,
+        value: Option<Rc<[u8]>>,
+    ) -> Result<(), OpsError> {
+        let _waits = self.waits();
+        let (Object { table, key }, value) = (object, value.map(ValueIn::Bytes));
+        let put = self.hot.state.put_cell(table, key, tuple, value, self.deadline_ns()).await;
+        match put {
+            // It was refused at once: nothing was sent.
+            Ok(()) | Err(StateError::TooLarge { .. }) => self.tree.has_put(object, tuple),
+            Err(_) => {}
+        }
+        Ok(put?)
     }
 
     /// To be held while log or store is asked.
@@ -358,11 +387,13 @@ impl Ops for EngineOps {
         tuple: CellTuple,
         value: Option<&Value>,
     ) -> Result<(), OpsError> {
-        let _waits = self.waits();
         self.tree.acts();
-        let value = value.map(value_in);
-        let Object { table, key } = object;
-        Ok(self.hot.state.put_cell(table, key, tuple, value, self.deadline_ns()).await?)
+        if self.tree.owed_len() >= PUTS_OWED_MAX {
+            self.complete_puts().await?;
+        }
+        let value = value.map(Value::bytes);
+        self.tree.owes(object, tuple, value.clone());
+        self.put(object, tuple, value).await
     }
 
     async fn get_version(

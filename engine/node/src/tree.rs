@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use halfmoon_client::Appending;
+use halfmoon_protocol::ops::Object;
+use halfmoon_wire::CellTuple;
 
 use crate::command::Appends;
 use crate::sync::Notify;
@@ -25,7 +27,13 @@ pub(crate) struct Tree {
     /// Appends that an attempt did not wait for to be answered: they may still get into the log.
     /// As many as the log takes without answering.
     left: RefCell<Vec<(Appending, UnderWay)>>,
+    /// Puts of cells that no quorum has acknowledged, whether an attempt still waits for that or
+    /// not: they may land at any time. Of each object the newest, as that one settles the others.
+    owed: RefCell<BTreeMap<Object, Owed>>,
 }
+
+/// What a put puts.
+type Owed = (CellTuple, Option<Rc<[u8]>>);
 
 /// Operations that log and store have not answered: when each began, in ns.
 #[derive(Default)]
@@ -69,6 +77,33 @@ impl Tree {
 
     pub(crate) fn has_acted(&self) -> bool {
         self.acted.get()
+    }
+
+    /// A put begins.
+    pub(crate) fn owes(&self, object: &Object, tuple: CellTuple, value: Option<Rc<[u8]>>) {
+        let mut owed = self.owed.borrow_mut();
+        if owed.get(object).is_none_or(|(newest, _)| *newest < tuple) {
+            owed.insert(object.clone(), (tuple, value));
+        }
+    }
+
+    /// A quorum has acknowledged a put, and with it all older ones.
+    pub(crate) fn has_put(&self, object: &Object, tuple: CellTuple) {
+        let mut owed = self.owed.borrow_mut();
+        if owed.get(object).is_some_and(|(newest, _)| *newest <= tuple) {
+            owed.remove(object);
+        }
+    }
+
+    /// A put that is not acknowledged.
+    pub(crate) fn owed(&self) -> Option<(Object, Owed)> {
+        let owed = self.owed.borrow();
+        owed.first_key_value().map(|(object, owed)| (object.clone(), owed.clone()))
+    }
+
+    /// How many objects have one.
+    pub(crate) fn owed_len(&self) -> usize {
+        self.owed.borrow().len()
     }
 
     /// Nobody waits for this append any more.

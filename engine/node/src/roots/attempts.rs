@@ -15,7 +15,7 @@ use crate::ids::fingerprint;
 use crate::manifest::{ATTEMPTS_DEFAULT, Version};
 use crate::metrics::count;
 use crate::names::{DEFAULT_NAMESPACE, FunctionName};
-use crate::ops::EngineOps;
+use crate::ops::{EngineOps, OpsError};
 use crate::pool;
 use crate::registry::Function;
 use crate::session::{self, Halt, Lost, Plan};
@@ -197,6 +197,7 @@ async fn prepare(hot: &Rc<Hot>, root: &Root) -> Result<Option<Request<Value>>, I
 async fn attempt(hot: &Rc<Hot>, root: &Rc<Root>, request: Option<Request<Value>>) -> Next {
     root.run.set(None);
     let ops = EngineOps::new(Rc::clone(hot), Rc::clone(&root.tree));
+    let puts = ops.clone();
     let start = Start { root: root.id, cursor: root.floor.get(), request };
     let attempt = match root::start(ops, start).await {
         Ok(Started::Run(attempt)) => attempt,
@@ -209,6 +210,12 @@ async fn attempt(hot: &Rc<Hot>, root: &Rc<Root>, request: Option<Request<Value>>
     };
     match Box::pin(run(hot, root, attempt)).await {
         Ok(Ending { outcome, finish }) => {
+            // Of callees that were cancelled, or of an attempt that failed.
+            if finish.is_some()
+                && let Err(error) = puts.complete_puts().await
+            {
+                return unserved(&error);
+            }
             reply(hot, root, &outcome.ended);
             match finish {
                 Some(finish) => finished(hot, root, finish).await,
@@ -300,8 +307,15 @@ async fn stopped(hot: &Rc<Hot>, root: &Root, stop: Halt) -> Next {
             Next::Done
         }
         Stop::Refused(refused) => Next::Failed(refused.to_string()),
-        Stop::Ops(error) if error.is_outage() => Next::Outage(error.to_string()),
-        Stop::Ops(error) => Next::Failed(error.to_string()),
+        Stop::Ops(error) => unserved(&error),
+    }
+}
+
+fn unserved(error: &OpsError) -> Next {
+    if error.is_outage() {
+        Next::Outage(error.to_string())
+    } else {
+        Next::Failed(error.to_string())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use halfmoon::{App, Function};
+use halfmoon::{App, Function, Protocol, Table};
 
 use super::{Engine, Gate, keyed, returned, unkeyed};
 use crate::command::{Ended, Invoked, RootStatus};
@@ -91,6 +91,43 @@ fn a_root_that_is_cancelled_ends_at_its_next_step_and_its_worker_serves_on() {
     let other = engine.invoke(keyed("f", "other", b"v"));
     assert_eq!(returned(&engine.answer(other)), Some(&b"v"[..]));
     assert_eq!(engine.counted(|m| &m.workers_started_total), 1, "the same worker");
+}
+
+#[test]
+fn a_root_that_is_cancelled_ends_once_what_its_callees_have_put_is_stored() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let app = App::new().table("logged").table(Table::new("t").protocol(Protocol::HalfmoonWrite));
+    let app = app.function("f", move |ctx, input| {
+        let callee = ctx.call_async("g", input)?;
+        at_gate.pass();
+        ctx.write("logged", "k", input)?;
+        Ok(ctx.join(callee)?.to_vec())
+    });
+    let app = app.function("g", |ctx, input| {
+        ctx.write("t", "k", input)?;
+        Ok(vec![])
+    });
+    let mut engine = Engine::new(app);
+    let asked = engine.world.node(0).requests;
+    for node in 0..3 {
+        engine.world.node(node).mute = true;
+    }
+    let request = keyed("f", "key", b"v");
+    let id = request.id;
+    let mut answer = engine.invoke(request);
+    engine.until("the put", |e| gate.arrived() == 1 && e.world.node(0).requests > asked);
+    engine.cancel(id);
+    gate.open();
+    engine.rounds(500);
+    assert!(answer.try_recv().is_err(), "a reader may see the old value, and later the new one");
+    for node in 0..3 {
+        engine.world.node(node).mute = false;
+    }
+    let outcome = engine.answer(answer);
+    assert!(matches!(&outcome, Invoked::Ended { ended: Ended::Cancelled, .. }), "{outcome:?}");
+    let stored = (0..3).filter(|node| !engine.world.node(*node).store.cells.is_empty()).count();
+    assert!(stored >= 2, "{stored}");
 }
 
 #[test]
