@@ -44,6 +44,8 @@ pub enum Fault {
     Isolate,
     /// The machines fall apart into two groups, and a sequencer takes an epoch in one of them.
     Split,
+    /// Several sequencers one after another take an epoch, each with another pair of storage nodes.
+    Storm,
     /// The lanes between two machines break.
     BreakLanes,
     /// A disk fails some writes for a while.
@@ -59,7 +61,7 @@ pub enum Fault {
 }
 
 /// All faults, each with its usual weight.
-pub const FAULTS: [(Fault, u64); 18] = [
+pub const FAULTS: [(Fault, u64); 19] = [
     (Fault::KillStorage, 10),
     (Fault::PowerOffStorage, 10),
     (Fault::PowerOffAllStorage, 4),
@@ -72,6 +74,7 @@ pub const FAULTS: [(Fault, u64); 18] = [
     (Fault::CutBothWays, 6),
     (Fault::Isolate, 4),
     (Fault::Split, 8),
+    (Fault::Storm, 6),
     (Fault::BreakLanes, 10),
     (Fault::DiskFails, 3),
     (Fault::DiskSlow, 3),

@@ -27,10 +27,19 @@ mod tests {
 
     #[test]
     fn a_seed_runs_the_same_way_twice() {
-        for seed in 1..4 {
-            let (first, second) = (run(seed), run(seed));
-            assert_eq!(first, second, "seed {seed}");
-            assert!(first.violation.is_none(), "seed {seed}: {:?}", first.violation);
+        for scenario in [Scenario::Log, Scenario::Bulk, Scenario::Functions] {
+            for seed in 1..4 {
+                let (first, second) = (run_about(scenario, seed), run_about(scenario, seed));
+                assert_eq!(first, second, "{scenario:?}, seed {seed}");
+                let found = &first.violation;
+                assert!(found.is_none(), "{scenario:?}, seed {seed}: {found:?}");
+            }
         }
+    }
+
+    #[test]
+    fn seeds_differ() {
+        let traces: std::collections::BTreeSet<u64> = (1..6).map(|seed| run(seed).trace).collect();
+        assert_eq!(traces.len(), 5);
     }
 }

@@ -133,6 +133,12 @@ enum Event {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Mend {
     Heal(Host, Host),
+    /// The two groups find together again; with this, after every sequencer has died.
+    Unite(bool),
+    /// So many more sequencers take an epoch.
+    Gust(u32),
+    /// This storage node falls silent too.
+    Hush(usize),
     Disk(usize),
     Meta,
 }

@@ -358,7 +358,7 @@ impl Order {
 
     fn note_origin(&mut self, origin: Origin) {
         let engine = self.engines.entry(origin.engine).or_default();
-        if origin.incarnation > engine.evicted && !broken!(DedupNotRebuilt) {
+        if origin.incarnation > engine.evicted {
             engine.life_mut(origin.incarnation).insert(origin.local);
         }
     }

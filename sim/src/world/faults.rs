@@ -1,6 +1,6 @@
 //! What is done to a world on purpose.
 
-use super::{Event, Mend, SEQUENCERS, STORAGE, World};
+use super::{Event, Mend, Phase, SEQUENCERS, STORAGE, World};
 use crate::disk::DiskProfile;
 use crate::net::Host;
 use crate::plan::Fault;
@@ -37,6 +37,10 @@ impl World {
             Fault::Takeover => self.take_over(),
             Fault::Pause => self.pause(),
             Fault::Split => self.split(),
+            Fault::Storm => {
+                let gusts = 3 + u32::try_from(self.chaos.below(5)).unwrap_or(0);
+                self.gust(gusts);
+            }
             Fault::CutOneWay | Fault::CutBothWays | Fault::Isolate | Fault::BreakLanes => {
                 self.disturb(fault);
             }
@@ -70,6 +74,21 @@ impl World {
     pub(super) fn mend(&mut self, mend: Mend) {
         match mend {
             Mend::Heal(from, to) => self.env.net.heal(from, to),
+            Mend::Unite(all_sequencers_die) => {
+                for which in 0..SEQUENCERS {
+                    if all_sequencers_die && self.machine(STORAGE + which).is_up() {
+                        self.machine(STORAGE + which).crash(false);
+                        self.died(STORAGE + which);
+                    }
+                }
+                self.env.net.heal_all();
+            }
+            Mend::Gust(left) => self.gust(left),
+            Mend::Hush(which) => {
+                if matches!(self.phase, Phase::Faults(_)) {
+                    self.deafen(which);
+                }
+            }
             Mend::Disk(which) => {
                 self.storage[which].drive().set_profile(self.plan.disk.clone());
             }
@@ -105,11 +124,50 @@ impl World {
             for other in (0..machines).filter(|other| sides[one] != sides[*other]) {
                 let (from, to) = (self.machine(one).host(), self.machine(other).host());
                 self.env.net.cut(from, to);
-                self.schedule(at, Event::Mend(Mend::Heal(from, to)));
             }
         }
-        if self.chaos.chance(500_000) {
+        // Whoever is left over with a log of its own is asked for it by somebody who knows nothing.
+        let all_sequencers_die = self.chaos.chance(500_000);
+        self.schedule(at, Event::Mend(Mend::Unite(all_sequencers_die)));
+        if self.chaos.chance(700_000) {
             self.take_over();
+        }
+    }
+
+    /// Whoever is in charge dies, another takes over, and one storage node hears nothing of it.
+    fn gust(&mut self, left: u32) {
+        self.env.net.heal_all();
+        if left == 0 || !matches!(self.phase, Phase::Faults(_)) {
+            return;
+        }
+        let deaf = self.chaos.index(STORAGE);
+        self.deafen(deaf);
+        let now = self.env.now();
+        if self.chaos.chance(600_000) {
+            // What the new one writes is then on one node alone.
+            let other = (deaf + 1 + self.chaos.index(STORAGE - 1)) % STORAGE;
+            let at = now + self.chaos.within(MILLI / 2, 8 * MILLI);
+            self.schedule(at, Event::Mend(Mend::Hush(other)));
+        }
+        if let Some(next) = (0..SEQUENCERS).find(|which| self.sequencers[*which].take_over()) {
+            self.wake(STORAGE + next, now);
+            let other = STORAGE + (next + 1) % SEQUENCERS;
+            if self.machine(other).is_up() {
+                self.machine(other).crash(false);
+            }
+            self.start_at(other, now + 1);
+        }
+        let at = now + self.chaos.within(MILLI / 2, 12 * MILLI);
+        self.schedule(at, Event::Mend(Mend::Gust(left - 1)));
+    }
+
+    /// Nobody hears this machine any more, nor it anybody.
+    fn deafen(&mut self, deaf: usize) {
+        let from = self.machine(deaf).host();
+        for machine in (0..self.paces.len()).filter(|machine| *machine != deaf) {
+            let to = self.machine(machine).host();
+            self.env.net.cut(from, to);
+            self.env.net.cut(to, from);
         }
     }
 
@@ -159,6 +217,7 @@ impl World {
             | Fault::Takeover
             | Fault::Pause
             | Fault::Split
+            | Fault::Storm
             | Fault::DiskFails
             | Fault::DiskSlow
             | Fault::MetaFails

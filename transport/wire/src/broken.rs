@@ -58,8 +58,6 @@ rules! {
     DedupByHighest,
     /// The sequencer forgets which appends are in its window.
     DedupForgets,
-    /// The tables of a new epoch do not say which appends the log has.
-    DedupNotRebuilt,
     /// An engine resubmits only what is above the highest of its appends that the log has.
     ResubmitsAboveHighest,
     /// A verdict outlives the epoch in which it was given.
