@@ -23,11 +23,13 @@ use crate::scratch::Scratch;
 use crate::value::Value;
 use crate::workers::{AcquireError, Workers};
 
-/// Roots that one engine may have unfinished; further requests are refused.
+/// Roots that one engine may have under way; further requests are refused.
 pub(crate) const ROOTS_MAX: usize = 8 * 1024;
+/// Parked roots beyond which an engine refuses further requests: each holds a task.
+pub(crate) const PARKED_MAX: usize = 32 * 1024;
 /// Ended roots that are remembered for whoever asks how they ended.
 const ENDED_MAX: usize = 1024;
-/// Results longer than this are not remembered; the log has those that were logged.
+/// Results and errors longer than this are not remembered; the log has those that were logged.
 const ENDED_MAX_BYTES: usize = 16 * 1024;
 /// First pause before a failed attempt is made again, in ns; it doubles.
 const BACKOFF_FIRST_NS: u64 = 5_000_000;
@@ -49,6 +51,8 @@ pub(crate) struct Hot {
     pub(crate) registry: RefCell<Registry>,
     pub(crate) intents: RefCell<Intents>,
     pub(crate) roots: RefCell<BTreeMap<InstanceId, Rc<Root>>>,
+    /// How many of them are parked.
+    pub(crate) resting: Cell<usize>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) draw: Arc<Draw>,
     /// Last record of the registry's tag.
@@ -86,6 +90,7 @@ impl Hot {
             registry: RefCell::default(),
             intents: RefCell::default(),
             roots: RefCell::default(),
+            resting: Cell::new(0),
             metrics,
             draw,
             registered: Cell::new(SeqNum::ZERO),
@@ -264,7 +269,12 @@ impl Hot {
 
     /// Remembers how a root ended.
     pub(crate) fn remember(&self, id: InstanceId, ended: &Ended, cursor: SeqNum) {
-        if matches!(ended, Ended::Returned(result) if result.len() > ENDED_MAX_BYTES) {
+        let bytes = match ended {
+            Ended::Returned(result) => result.len(),
+            Ended::Failed(error) => error.len(),
+            Ended::Cancelled => 0,
+        };
+        if bytes > ENDED_MAX_BYTES {
             return;
         }
         let mut all = self.ended.borrow_mut();
@@ -335,8 +345,23 @@ impl Hot {
         self.workers.fetched(version, outcome);
     }
 
-    pub(crate) fn parked(&self) {
+    pub(crate) fn parks(&self) {
         count(&self.metrics.roots_parked_total);
+        self.resting.set(self.resting.get() + 1);
+    }
+
+    pub(crate) fn unparks(&self) {
+        self.resting.set(self.resting.get().saturating_sub(1));
+    }
+
+    /// Why there is no room for another root, if there is none.
+    pub(crate) fn is_full(&self) -> Option<String> {
+        let (all, resting) = (self.roots.borrow().len(), self.resting.get());
+        if all.saturating_sub(resting) >= ROOTS_MAX {
+            return Some(format!("{ROOTS_MAX} invocations are under way here"));
+        }
+        let what = "resume or cancel them: GET /v1/status names them";
+        (resting >= PARKED_MAX).then(|| format!("{PARKED_MAX} invocations are parked here; {what}"))
     }
 }
 

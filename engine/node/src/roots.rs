@@ -11,7 +11,7 @@ use halfmoon_wire::{InstanceId, RunId, SeqNum};
 use tokio::sync::oneshot;
 
 use crate::command::{Invoke, Invoked, Wait};
-use crate::hot::{Hot, ROOTS_MAX};
+use crate::hot::Hot;
 use crate::ids::fingerprint;
 use crate::sync::Notify;
 use crate::tree::Tree;
@@ -199,10 +199,8 @@ pub(crate) fn invoke(hot: &Rc<Hot>, invoke: Invoke, reply: oneshot::Sender<Invok
         // What it knows of this root may be long out of date.
         let why = "the engine has not seen the end of the log yet";
         Some(Invoked::Unavailable(why.to_owned()))
-    } else if hot.roots.borrow().len() >= ROOTS_MAX {
-        Some(Invoked::Overloaded(format!("{ROOTS_MAX} invocations are unfinished here")))
     } else {
-        None
+        hot.is_full().map(Invoked::Overloaded)
     };
     if let Some(refusal) = refusal {
         reply.send(refusal).ok();

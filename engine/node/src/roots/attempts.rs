@@ -368,11 +368,12 @@ fn no_worker(error: &AcquireError) -> Next {
 /// Waits until somebody resumes it.
 async fn park(hot: &Hot, root: &Root, error: &str) {
     tracing::error!(root = %root.id, error, "parked; POST /v1/invocations/{}/resume", root.id);
-    hot.parked();
+    hot.parks();
     *root.parked.borrow_mut() = Some(error.to_owned());
     root.answer(&Invoked::Parked { error: error.to_owned() });
     root.answered.replace(None);
     root.resume.notified().await;
+    hot.unparks();
 }
 
 /// Whether anything of it is to be seen anywhere. Only to be trusted once all appends are answered.

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use halfmoon::{App, Function, Protocol, Table};
+use halfmoon_wire::{InstanceId, SeqNum};
 
 use super::{Engine, Gate, keyed, returned, unkeyed};
 use crate::command::{Ended, Invoked, RootStatus};
+use crate::hot::{PARKED_MAX, ROOTS_MAX};
+use crate::roots::{Origin, Root};
 
 /// A function that writes if it is given something, and hangs at the gate.
 fn hanging(gate: &Gate) -> App {
@@ -59,11 +62,48 @@ fn a_root_that_hangs_after_a_write_is_parked_and_goes_on_when_it_is_resumed() {
     let Invoked::Parked { error } = &outcome else { panic!("{outcome:?}") };
     assert!(error.contains("did not end within 3000 ms"), "{error}");
     assert!(matches!(engine.status(id), RootStatus::Parked { attempts: 3, .. }));
+    assert_eq!(engine.hot.resting.get(), 1);
     gate.open();
     engine.resume(id);
     let again = engine.invoke(keyed("f", "key", b"v"));
     assert_eq!(returned(&engine.answer(again)), Some(&b"out"[..]));
     engine.until("its Finish", |engine| engine.hot.intents.borrow().is_empty());
+    assert_eq!(engine.hot.resting.get(), 0);
+}
+
+#[test]
+fn parked_roots_take_no_room_from_others_until_there_are_very_many() {
+    let gate = Gate::default();
+    gate.open();
+    let mut engine = Engine::new(hanging(&gate));
+    let under_way = |engine: &Engine, count: usize| {
+        let mut roots = engine.hot.roots.borrow_mut();
+        roots.clear();
+        for id in (0..count).map(|id| InstanceId(id as u128)) {
+            roots.insert(id, Root::new(id, Origin::Log, SeqNum::ZERO));
+        }
+    };
+    under_way(&engine, ROOTS_MAX);
+    let answer = engine.invoke(unkeyed("f", b""));
+    assert!(matches!(engine.answer(answer), Invoked::Overloaded(_)));
+    engine.hot.resting.set(ROOTS_MAX);
+    let answer = engine.invoke(unkeyed("f", b""));
+    assert_eq!(returned(&engine.answer(answer)), Some(&b"out"[..]));
+    under_way(&engine, PARKED_MAX);
+    engine.hot.resting.set(PARKED_MAX);
+    let answer = engine.invoke(unkeyed("f", b""));
+    let Invoked::Overloaded(why) = engine.answer(answer) else { panic!() };
+    assert!(why.contains("parked"), "{why}");
+}
+
+#[test]
+fn a_long_error_is_not_kept_in_memory() {
+    let engine = Engine::new(hanging(&Gate::default()));
+    for (length, kept) in [(1024, true), (1024 * 1024, false)] {
+        let error = Ended::Failed("e".repeat(length));
+        engine.hot.remember(InstanceId(length as u128), &error, SeqNum::ZERO);
+        assert_eq!(engine.hot.remembered(InstanceId(length as u128)).is_some(), kept);
+    }
 }
 
 #[test]
