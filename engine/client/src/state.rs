@@ -436,11 +436,15 @@ fn cell_out((tuple, bytes): (CellTuple, Option<Bytes>)) -> Cell {
     Cell { tuple, value: bytes.map(value_out) }
 }
 
-/// A value that was read, to be written again.
+/// A value that was read, to be written again. A copy: what has landed lies where a worker can change
+/// it, and each node would be sent what is there at the time.
 fn value_back(bytes: &Bytes, lend: Option<&Lend>) -> Result<ValueIn, StateError> {
     match (bytes, lend) {
         (Bytes::Here(bytes), _) => Ok(ValueIn::Bytes(bytes.as_slice().into())),
-        (Bytes::Landed(len), Some(lend)) => Ok(lend.landed(*len)),
+        (Bytes::Landed(len), Some(lend)) => {
+            let copy = lend.landed(*len).copy().ok_or(StateError::OutOfBounds)?;
+            Ok(ValueIn::Bytes(copy.into()))
+        }
         (Bytes::Landed(_), None) => Err(StateError::OutOfBounds),
     }
 }

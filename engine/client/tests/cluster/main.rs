@@ -464,6 +464,39 @@ fn a_newer_cell_is_on_two_nodes_before_anyone_hears_of_it() {
 }
 
 #[test]
+fn what_is_written_back_is_what_was_read_whatever_becomes_of_the_memory() {
+    let value = vec![7; 200_000];
+    for newest in 0..3 {
+        let mut world = World::new();
+        world.ready();
+        let arena = Arc::new(HeapMemory::new(1 << 20));
+        let region = world.driver.expose(arena.clone()).unwrap();
+        for node in 0..3 {
+            let cursor = if node == newest { 9 } else { 4 };
+            world.node(node).store.cells.insert(key(), (tuple(cursor), Some(value.clone())));
+        }
+        let (memory, hold) = (arena.clone(), Rc::new(()));
+        let lend = Lend { region, memory, offset: 0, capacity: 300_000, hold };
+        let (state, deadline) = (world.driver.state(), world.deadline(60_000));
+        let cell =
+            world.start(async move { state.get_cell("t", b"k", Some(lend), deadline).await });
+        world.until("both voices", |world| {
+            (0..3).map(|node| world.node(node).requests).sum::<usize>() == 2
+        });
+        (0..3).for_each(|node| world.node(node).mute = true);
+        world.rounds(50);
+        memory::copy_in(arena.words(), 0, &vec![66; 200_000]).unwrap();
+        (0..3).for_each(|node| world.node(node).mute = false);
+        world.until("the cell", |_| cell.borrow().is_some());
+        assert!(matches!(&*cell.borrow(), Some(Ok(Some(_)))));
+        for node in 0..3 {
+            let cell = &world.node(node).store.cells[&key()];
+            assert!(cell.1.as_ref() == Some(&value), "{newest} {node} {:?}", cell.0);
+        }
+    }
+}
+
+#[test]
 fn a_version_is_absent_only_if_two_nodes_say_so() {
     let mut world = World::new();
     world.ready();
