@@ -497,6 +497,28 @@ fn what_is_written_back_is_what_was_read_whatever_becomes_of_the_memory() {
 }
 
 #[test]
+fn memory_is_not_held_for_a_node_that_is_slow_to_take_what_is_written_back() {
+    for newest in 0..3 {
+        let mut world = World::new();
+        world.ready();
+        let memory = Arc::new(HeapMemory::new(1 << 20));
+        let region = world.driver.expose(memory.clone()).unwrap();
+        for node in 0..3 {
+            let cursor = if node == newest { 9 } else { 4 };
+            world.node(node).store.cells.insert(key(), (tuple(cursor), Some(vec![7; 200_000])));
+        }
+        world.node((newest + 1) % 3).mute = true;
+        let hold = Rc::new(());
+        let lend = Lend { region, memory, offset: 0, capacity: 300_000, hold: hold.clone() };
+        let (state, deadline) = (world.driver.state(), world.deadline(60_000));
+        let cell = world.run(async move { state.get_cell("t", b"k", Some(lend), deadline).await });
+        assert_eq!(cell.unwrap().unwrap().tuple, tuple(9));
+        assert_eq!(world.driver.metrics().write_backs, 1);
+        assert_eq!(Rc::strong_count(&hold), 1, "the reader can have the memory");
+    }
+}
+
+#[test]
 fn a_version_is_absent_only_if_two_nodes_say_so() {
     let mut world = World::new();
     world.ready();
