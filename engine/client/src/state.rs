@@ -4,6 +4,7 @@
 //! - A cell is read from one node, and its tuple from a second. Unless they agree, the newer is
 //!   written back to a quorum before anyone hears of it: else a later reader might see the older.
 //! - A version is immutable, so one node that has it is enough; that it is *absent* takes two.
+//! - Voices and acknowledgements make a quorum only of the members of one epoch.
 //! - A base is answered by any node that has folded as far as the reader's floor.
 
 mod quorum;
@@ -14,7 +15,7 @@ use std::rc::Rc;
 
 use halfmoon_wire::limits::VALUE_MAX_BYTES;
 use halfmoon_wire::limits::{BLOB_CHUNK_BYTES, KEY_MAX_BYTES, TABLE_NAME_MAX_BYTES};
-use halfmoon_wire::{CellTuple, NodeId, ObjectKey, SeqNum, StateRequest, VersionId, broken};
+use halfmoon_wire::{CellTuple, Epoch, NodeId, ObjectKey, SeqNum, StateRequest, VersionId, broken};
 use thiserror::Error;
 
 use crate::calls::{Bytes, Reply};
@@ -213,11 +214,12 @@ impl State {
     ) -> Result<Option<Cell>, StateError> {
         loop {
             let nodes = self.nodes_in_turn().await?;
+            let epoch = self.0.epoch();
             let ask = StateRequest::GetCell { object, landing: lend.map(Lend::landing) };
             let voice = Counter::new(None);
-            let first = self.value_of_cell(&nodes, &ask, lend);
-            let second = self.second_voice(&nodes, object, &voice);
-            let ((from, cell), ()) = quorum::both(first, second).await?;
+            let first = self.value_of_cell((epoch, &nodes), &ask, lend);
+            let second = self.second_voice((epoch, &nodes), object, &voice);
+            let (Some((from, cell)), ()) = quorum::both(first, second).await? else { continue };
             if nodes.len() == 1 || broken!(CellFromOne) {
                 return Ok(cell.map(cell_out));
             }
@@ -227,8 +229,10 @@ impl State {
                 Some(_) | None => {
                     let others: Vec<_> =
                         nodes.iter().copied().filter(|node| *node != from).collect();
-                    self.second_voice(&others, object, &voice).await?;
-                    voice.get().and_then(|(_, tuple)| tuple)
+                    voice.set(None);
+                    self.second_voice((epoch, &others), object, &voice).await?;
+                    let Some((_, tuple)) = voice.get() else { continue };
+                    tuple
                 }
             };
             let found = cell.as_ref().map(|(tuple, _)| *tuple);
@@ -258,10 +262,10 @@ impl State {
     /// A cell with its value, from the first of these nodes that answers.
     async fn value_of_cell(
         &self,
-        nodes: &[NodeId],
+        nodes: (Epoch, &[NodeId]),
         ask: &StateRequest<'_>,
         lend: Option<&Lend>,
-    ) -> Result<(NodeId, Option<(CellTuple, Option<Bytes>)>), StateError> {
+    ) -> Result<Option<(NodeId, Option<(CellTuple, Option<Bytes>)>)>, StateError> {
         self.first_of(nodes, ask, lend, |reply| {
             if let Reply::Cell(cell) = reply { Some(cell) } else { None }
         })
@@ -272,7 +276,7 @@ impl State {
     /// that it is not the one whose value is read.
     async fn second_voice(
         &self,
-        nodes: &[NodeId],
+        (epoch, nodes): (Epoch, &[NodeId]),
         object: ObjectKey<'_>,
         voice: &Counter<Option<(NodeId, Option<CellTuple>)>>,
     ) -> Result<(), StateError> {
@@ -282,11 +286,11 @@ impl State {
         }
         let ask = StateRequest::GetTuple { object };
         let found = self
-            .first_of(&nodes, &ask, None, |reply| {
+            .first_of((epoch, &nodes), &ask, None, |reply| {
                 if let Reply::Tuple(tuple) = reply { Some(tuple) } else { None }
             })
             .await?;
-        voice.set(Some(found));
+        voice.set(found);
         Ok(())
     }
 
@@ -298,14 +302,20 @@ impl State {
         absent_from: usize,
     ) -> Result<Option<(SeqNum, Option<Bytes>)>, StateError> {
         let mut absent: Vec<NodeId> = Vec::new();
+        let mut heard_in = Epoch(0);
         loop {
             let mut nodes = self.nodes_in_turn().await?;
+            let epoch = self.0.epoch();
+            if std::mem::replace(&mut heard_in, epoch) != epoch {
+                absent.clear();
+            }
             nodes.retain(|node| !absent.contains(node));
-            let (node, found) = self
-                .first_of(&nodes, request, lend, |reply| {
+            let answer = self
+                .first_of((epoch, &nodes), request, lend, |reply| {
                     if let Reply::Value(found) = reply { Some(found) } else { None }
                 })
                 .await?;
+            let Some((node, found)) = answer else { continue };
             if found.is_some() {
                 return Ok(found);
             }
@@ -343,11 +353,16 @@ impl State {
     async fn blob(&self, hash: [u8; 32]) -> Result<Option<Vec<u8>>, StateError> {
         let mut whole = Vec::new();
         let mut absent: Vec<NodeId> = Vec::new();
+        let mut heard_in = Epoch(0);
         let mut giver = None;
         let mut patience_ns = quorum::READ_PATIENCE_NS;
         let mut backoff = Backoff::new();
         loop {
             let mut nodes = self.nodes_in_turn().await?;
+            let epoch = self.0.epoch();
+            if std::mem::replace(&mut heard_in, epoch) != epoch {
+                absent.clear();
+            }
             nodes.retain(|node| !absent.contains(node));
             // Who gave the last piece has the next at hand.
             nodes.sort_by_key(|node| giver != Some(*node));

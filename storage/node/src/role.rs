@@ -168,6 +168,7 @@ impl<T: Transport, D: Disk> Role<T, D> {
         core.keep(endpoint)?;
         core.complete()?;
         core.note_begin()?;
+        core.state.promised(core.replica.log().accepted().promised);
         core.state.collect(&mut core.lanes)?;
         core.carry_out();
         core.pump()?;

@@ -71,6 +71,8 @@ pub(crate) struct State<F> {
     /// Writes without room, as they came.
     parked: VecDeque<(LaneId, Vec<u8>)>,
     parked_bytes: usize,
+    /// What is asked in an older epoch is refused.
+    promised: Epoch,
     last_read: u64,
     metrics: Arc<Metrics>,
 }
@@ -131,6 +133,7 @@ impl<F: Clone> State<F> {
             blobs: VecDeque::new(),
             parked: VecDeque::new(),
             parked_bytes: 0,
+            promised: Epoch(0),
             last_read: 0,
             metrics,
         };
@@ -238,15 +241,26 @@ impl<F: Clone> State<F> {
         Ok(())
     }
 
-    /// A request of a peer.
+    /// The node has promised to this epoch. Whoever is still in an older one may know other members
+    /// than those who hold the state by now: nothing of it is read or written here any more.
+    pub(crate) fn promised(&mut self, epoch: Epoch) {
+        self.promised = epoch;
+    }
+
+    /// A request of a peer that is in `epoch`.
     pub(crate) fn request(
         &mut self,
         lane: LaneId,
-        token: u64,
+        (token, epoch): (u64, Epoch),
         request: &StateRequest<'_>,
         lanes: &mut Lanes,
     ) -> Result<(), RequestError> {
         add(&self.metrics.state_requests, 1);
+        if epoch < self.promised {
+            let over = StateReply::Failed("the epoch is over");
+            lanes.send(lane, &Message::StateAnswer { token, reply: over });
+            return Ok(());
+        }
         let ask = |what| Ask { lane, token, what };
         let value = |shape, key, landing| ask(What::Value(shape, key, landing));
         match *request {
@@ -269,7 +283,9 @@ impl<F: Clone> State<F> {
             }
             StateRequest::PutCell { .. }
             | StateRequest::PutVersion { .. }
-            | StateRequest::PutBlob { .. } => return self.write(lane, token, request, lanes),
+            | StateRequest::PutBlob { .. } => {
+                return self.write(lane, (token, epoch), request, lanes);
+            }
         }
         Ok(())
     }
@@ -277,12 +293,12 @@ impl<F: Clone> State<F> {
     fn write(
         &mut self,
         lane: LaneId,
-        token: u64,
+        (token, epoch): (u64, Epoch),
         request: &StateRequest<'_>,
         lanes: &mut Lanes,
     ) -> Result<(), RequestError> {
         if self.overlay_bytes >= OVERLAY_MAX_BYTES {
-            let bytes = Message::State { token, request: *request }.to_bytes();
+            let bytes = Message::State { token, epoch, request: *request }.to_bytes();
             if self.parked_bytes + bytes.len() > PARKED_MAX_BYTES {
                 let busy = StateReply::Failed("busy: too many writes wait for the disk");
                 lanes.send(lane, &Message::StateAnswer { token, reply: busy });
@@ -377,8 +393,9 @@ impl<F: Clone> State<F> {
             && let Some((lane, bytes)) = self.parked.pop_front()
         {
             self.parked_bytes -= bytes.len();
-            if let Ok(Message::State { token, request }) = Message::parse(&bytes)
-                && let Err(why) = self.write(lane, token, &request, lanes)
+            // The epoch may have ended while it waited.
+            if let Ok(Message::State { token, epoch, request }) = Message::parse(&bytes)
+                && let Err(why) = self.request(lane, (token, epoch), &request, lanes)
             {
                 lanes.doom(lane, &why);
             }

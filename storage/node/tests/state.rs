@@ -401,3 +401,45 @@ fn every_write_asks_for_a_flush_before_it_counts() {
     assert!(faults.writes > 4);
     assert_eq!(faults.writes, faults.durable_writes);
 }
+
+#[test]
+fn what_is_asked_in_an_epoch_that_is_over_is_neither_read_nor_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::open(dir.path(), 1);
+    let (mut asker, _) = engine(&mut node);
+    let object = ObjectKey { table: "t", key: b"k" };
+    let put = |version, bytes| StateRequest::PutVersion {
+        object,
+        version: VersionId(version),
+        value: ValueSource::Inline(bytes),
+    };
+    let get =
+        |version| StateRequest::GetVersion { object, version: VersionId(version), landing: None };
+    let mut ask = |node: &mut Node, epoch, request| {
+        asker.epoch = epoch;
+        asker.state(node, request, |reply| match reply {
+            StateReply::Done => "done".to_owned(),
+            StateReply::Value(None) => "absent".to_owned(),
+            StateReply::Value(Some(_)) => "there".to_owned(),
+            StateReply::Failed(why) => (*why).to_owned(),
+            other => panic!("{other:?}"),
+        })
+    };
+    Sequencer::open(2, &mut node);
+    assert_eq!(ask(&mut node, 2, put(1, b"one")), "done");
+    let sequencer = Sequencer::open(3, &mut node);
+    for request in [put(2, b"two"), get(1)] {
+        assert_eq!(ask(&mut node, 2, request), "the epoch is over");
+    }
+    assert_eq!(ask(&mut node, 3, get(1)), "there");
+    assert_eq!(ask(&mut node, 3, get(2)), "absent");
+    // A node that was not sealed yet serves those who are ahead of it.
+    assert_eq!(ask(&mut node, 4, put(2, b"two")), "done");
+    drop(sequencer);
+    drop(node);
+    let mut node = Node::open(dir.path(), 1);
+    let (mut asker, _) = engine(&mut node);
+    asker.epoch = 2;
+    let refused = asker.state(&mut node, get(1), |reply| matches!(reply, StateReply::Failed(_)));
+    assert!(refused, "the promise holds after a restart");
+}

@@ -166,6 +166,8 @@ pub struct Peer {
     pub down: bool,
     pub inbox: VecDeque<Vec<u8>>,
     token: u64,
+    /// The epoch in which it asks the state store: one that does not end, unless a test says so.
+    pub epoch: u64,
 }
 
 impl Peer {
@@ -173,7 +175,7 @@ impl Peer {
         let (mut endpoint, reactor) = endpoint(role, id);
         let lane = endpoint.dial(&node.address).unwrap();
         let (up, down, inbox) = (false, false, VecDeque::new());
-        let mut peer = Self { endpoint, reactor, lane, up, down, inbox, token: 0 };
+        let mut peer = Self { endpoint, reactor, lane, up, down, inbox, token: 0, epoch: u64::MAX };
         run(&mut [node], &mut [&mut peer], |_, peers| peers[0].up);
         peer
     }
@@ -225,7 +227,7 @@ impl Peer {
 
     pub fn ask(&mut self, request: StateRequest<'_>) -> u64 {
         self.token += 1;
-        self.send(&Message::State { token: self.token, request });
+        self.send(&Message::State { token: self.token, epoch: Epoch(self.epoch), request });
         self.token
     }
 

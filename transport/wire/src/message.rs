@@ -193,6 +193,9 @@ pub enum Message<'a> {
     State {
         /// Comes back in the answer.
         token: u64,
+        /// The epoch that the asker is in. A node that has promised to a later one refuses: by then
+        /// the state may be on other members.
+        epoch: Epoch,
         /// The request.
         request: StateRequest<'a>,
     },
@@ -322,7 +325,9 @@ impl<'a> Message<'a> {
             Self::Staging { region, len } => {
                 out.u8(14).u32(*region).u64(*len);
             }
-            Self::State { token, request } => request.encode(out.u8(15).u64(*token)),
+            Self::State { token, epoch, request } => {
+                request.encode(out.u8(15).u64(*token).epoch(*epoch));
+            }
             Self::StateAnswer { token, reply } => reply.encode(out.u8(16).u64(*token)),
             Self::Welcome { epoch, history, window_start, tail, members, lease_ms } => {
                 put_history(out.u8(6).epoch(*epoch), history);
@@ -377,7 +382,10 @@ impl<'a> Message<'a> {
             10 => Self::Durable { epoch: reader.epoch()?, seq: reader.seq()? },
             11 => Self::WatermarkHere { epoch: reader.epoch()?, region: reader.u32()? },
             14 => Self::Staging { region: reader.u32()?, len: reader.u64()? },
-            15 => Self::State { token: reader.u64()?, request: StateRequest::decode(&mut reader)? },
+            15 => {
+                let (token, epoch) = (reader.u64()?, reader.epoch()?);
+                Self::State { token, epoch, request: StateRequest::decode(&mut reader)? }
+            }
             16 => {
                 Self::StateAnswer { token: reader.u64()?, reply: StateReply::decode(&mut reader)? }
             }

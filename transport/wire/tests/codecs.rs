@@ -130,7 +130,7 @@ fn samples() -> Vec<Message<'static>> {
 }
 
 fn state_samples() -> Vec<Message<'static>> {
-    let state = |request| Message::State { token: 3, request };
+    let state = |request| Message::State { token: 3, epoch: Epoch(9), request };
     let answer = |reply| Message::StateAnswer { token: 3, reply };
     let object = ObjectKey { table: "app/hotel", key: b"k" };
     let landing = Some(Landing { region: 4, offset: 64, capacity: 4096 });

@@ -7,7 +7,7 @@ use std::task::Poll;
 use halfmoon_transport::RemoteSpan;
 use halfmoon_transport::memory::check;
 use halfmoon_wire::{
-    CellTuple, Message, NodeId, ObjectKey, StateRequest, ValueSource, VersionId, broken,
+    CellTuple, Epoch, Message, NodeId, ObjectKey, StateRequest, ValueSource, VersionId, broken,
 };
 
 use super::{State, StateError, check_value};
@@ -86,21 +86,25 @@ impl State {
     }
 
     /// The first of these nodes that gives an answer of the right kind, asked one after the other,
-    /// again and again.
+    /// again and again, in this epoch. `None` once the client is in another one: the members may be
+    /// others then, and voices of before and after do not make a quorum.
     pub(super) async fn first_of<T>(
         &self,
-        nodes: &[NodeId],
+        (epoch, nodes): (Epoch, &[NodeId]),
         request: &StateRequest<'_>,
         lend: Option<&Lend>,
         pick: impl Fn(Reply) -> Option<T>,
-    ) -> Result<(NodeId, T), StateError> {
+    ) -> Result<Option<(NodeId, T)>, StateError> {
         let mut backoff = Backoff::new();
         loop {
             for node in nodes {
+                if self.0.epoch() != epoch {
+                    return Ok(None);
+                }
                 if let Attempt::Reply(reply) = self.attempt(*node, request, lend).await?
                     && let Some(found) = pick(reply)
                 {
-                    return Ok((*node, found));
+                    return Ok(Some((*node, found)));
                 }
                 bump(&self.0.counts.state_retries);
             }
@@ -164,23 +168,29 @@ impl State {
         self.on_quorum(|node| self.put_on(node, put)).await
     }
 
-    /// Does `one` on every node, and ends when a quorum has done it. What the others have been
-    /// sent by then they still do.
+    /// Does `one` on every member, and ends when a quorum of them has done it. What the others have
+    /// been sent by then they still do. When the members change meanwhile, who is new does it too,
+    /// and who left does not count.
     pub(super) async fn on_quorum<F: Future<Output = Result<(), StateError>>>(
         &self,
         one: impl Fn(NodeId) -> F,
     ) -> Result<(), StateError> {
-        let nodes = self.known_nodes().await?;
-        let quorum = if broken!(PutOnOne) { 1 } else { nodes.len() / 2 + 1 };
-        let mut done = 0;
-        let mut running: Vec<Pin<Box<F>>> =
-            nodes.into_iter().map(|node| Box::pin(one(node))).collect();
+        self.known_nodes().await?;
+        let mut done: Vec<NodeId> = Vec::new();
+        let mut running: Vec<(NodeId, Pin<Box<F>>)> = Vec::new();
         poll_fn(|context| {
+            let members = self.0.storage_nodes();
+            running.retain(|(node, _)| members.contains(node));
+            for node in &members {
+                if !done.contains(node) && !running.iter().any(|(other, _)| other == node) {
+                    running.push((*node, Box::pin(one(*node))));
+                }
+            }
             let mut failed = None;
-            running.retain_mut(|future| match future.as_mut().poll(context) {
+            running.retain_mut(|(node, future)| match future.as_mut().poll(context) {
                 Poll::Pending => true,
                 Poll::Ready(Ok(())) => {
-                    done += 1;
+                    done.push(*node);
                     false
                 }
                 Poll::Ready(Err(error)) => {
@@ -188,8 +198,11 @@ impl State {
                     false
                 }
             });
+            let count = members.iter().filter(|node| done.contains(node)).count();
             match failed {
-                _ if done >= quorum => Poll::Ready(Ok(())),
+                _ if count > members.len() / 2 || (broken!(PutOnOne) && count > 0) => {
+                    Poll::Ready(Ok(()))
+                }
                 Some(error) => Poll::Ready(Err(error)),
                 None => Poll::Pending,
             }
@@ -300,9 +313,14 @@ impl State {
         value: Option<(RemoteSpan, ValueIn)>,
         request: &StateRequest<'_>,
     ) -> Option<Ask> {
+        let epoch = self.0.epoch();
+        if epoch == Epoch(0) {
+            // Nobody has said who the members are.
+            return None;
+        }
         bump(&self.0.counts.state_calls);
         self.0.ask(Peer::Storage(node), hold, value, |token, out| {
-            Message::State { token, request: *request }.encode(out);
+            Message::State { token, epoch, request: *request }.encode(out);
         })
     }
 

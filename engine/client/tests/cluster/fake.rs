@@ -24,6 +24,8 @@ const FIRST: NodeId = NodeId(100);
 pub const SECOND: NodeId = NodeId(101);
 pub const LIFE: Incarnation = Incarnation(1);
 pub const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+/// A storage node that takes the place of one of them.
+pub const NEW: NodeId = NodeId(4);
 /// Values longer than this land or are refused.
 const INLINE_BYTES: usize = 4096;
 /// Virtual time per round, in ns.
@@ -67,6 +69,8 @@ pub struct SharedLog {
     pub window_start: u64,
     /// Appends with a floor below it are refused.
     pub safe_point: u64,
+    /// The members, when they are not the first ones any more.
+    pub members: Option<[NodeId; 3]>,
 }
 
 impl SharedLog {
@@ -298,7 +302,7 @@ impl Sequencer {
                 .collect(),
             window_start: SeqNum(log.window_start),
             tail: SeqNum(log.recs.len() as u64),
-            members: MEMBERS.to_vec(),
+            members: log.members.unwrap_or(MEMBERS).to_vec(),
             lease_ms: 300,
         };
         self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
@@ -382,6 +386,8 @@ pub struct Storage {
     pub pieces: Vec<u64>,
     /// Questions of the state store fail.
     pub failing: bool,
+    /// State requests of older epochs are refused.
+    pub promised: u64,
     pub requests: usize,
     pub log_reads: usize,
     pub puts: usize,
@@ -413,6 +419,7 @@ impl Storage {
             late: VecDeque::new(),
             pieces: Vec::new(),
             failing: false,
+            promised: 0,
             requests: 0,
             log_reads: 0,
             puts: 0,
@@ -486,10 +493,13 @@ impl Storage {
                 let chunk = Message::LogChunk { token, epoch, first, end, records: &records };
                 self.endpoint.send(lane, &[&chunk.to_bytes()]).unwrap();
             }
-            Message::State { token, request } => {
+            Message::State { token, epoch, request } => {
                 self.requests += 1;
                 if self.mute {
                     return;
+                }
+                if epoch.0 < self.promised {
+                    return self.answer(lane, token, StateReply::Failed("the epoch is over"));
                 }
                 if self.failing {
                     return self.answer(lane, token, StateReply::Failed("by order of the test"));
@@ -697,7 +707,7 @@ impl World {
             }
         }
         let address = |found: &Option<Storage>| found.as_ref().map(|found| found.address.clone());
-        let storage = MEMBERS
+        let storage = [MEMBERS[0], MEMBERS[1], MEMBERS[2], NEW]
             .iter()
             .zip(&self.storage)
             .map(|(node, found)| (*node, address(found)))
@@ -749,6 +759,17 @@ impl World {
     pub fn start_storage(&mut self, index: usize) {
         self.storage[index] = Some(Storage::new(&self.reactor, MEMBERS[index], &self.log));
         self.publish();
+    }
+
+    /// Another node takes the place of the third, with the next epoch.
+    pub fn replace_third(&mut self) {
+        self.kill_sequencer();
+        self.storage.push(Some(Storage::new(&self.reactor, NEW, &self.log)));
+        let [first, second, _] = MEMBERS;
+        self.log.borrow_mut().members = Some([first, second, NEW]);
+        self.start_sequencer();
+        let epochs = self.driver.metrics().epochs;
+        self.until("the new members", |world| world.driver.metrics().epochs > epochs);
     }
 
     /// Somebody answers at a storage node's address whose greeting is of another version. Tells of

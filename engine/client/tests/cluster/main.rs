@@ -567,6 +567,68 @@ fn a_write_needs_two_nodes_and_waits_for_them() {
 }
 
 #[test]
+fn a_write_does_not_count_who_left_before_it_was_complete() {
+    let mut world = World::new();
+    world.ready();
+    world.kill_storage(0);
+    world.node(1).mute = true;
+    let (state, deadline) = (world.driver.state(), world.deadline(60_000));
+    let put = world.start(async move {
+        state.put_version("t", b"k", VersionId(1), bytes("v"), deadline).await
+    });
+    world.until("the third has it", |world| world.node(2).puts == 1);
+    world.rounds(50);
+    world.replace_third();
+    world.until("the new one has it", |world| world.node(3).puts == 1);
+    world.rounds(200);
+    assert_eq!(*put.borrow(), None, "of the members one has it");
+    world.node(1).mute = false;
+    world.until("a quorum of the members", |_| put.borrow().is_some());
+    assert_eq!(*put.borrow(), Some(Ok(())));
+}
+
+#[test]
+fn who_left_and_who_came_are_not_two_voices_that_a_version_is_absent() {
+    let mut world = World::new();
+    world.ready();
+    world.kill_storage(0);
+    world.node(1).mute = true;
+    let (state, deadline) = (world.driver.state(), world.deadline(30_000));
+    let got = world
+        .start(async move { state.get_version("t", b"k", VersionId(7), None, deadline).await });
+    world.until("the third is asked", |world| world.node(2).requests >= 1);
+    world.rounds(50);
+    world.replace_third();
+    world.until("the new one is asked", |world| world.node(3).requests >= 1);
+    world.rounds(200);
+    assert_eq!(*got.borrow(), None);
+    world.node(1).store.versions.insert((key(), VersionId(7)), b"v".to_vec());
+    world.node(1).mute = false;
+    world.until("the one that has it", |_| got.borrow().is_some());
+    assert_eq!(*got.borrow(), Some(Ok(Some(Value::Bytes(b"v".to_vec())))));
+}
+
+#[test]
+fn what_nodes_refuse_because_the_epoch_is_over_is_done_in_the_next() {
+    let mut world = World::new();
+    world.ready();
+    (0..3).for_each(|index| world.node(index).promised = 2);
+    let (state, deadline) = (world.driver.state(), world.deadline(60_000));
+    let put = world.start(async move {
+        state.put_version("t", b"k", VersionId(1), bytes("v"), deadline).await?;
+        state.get_version("t", b"k", VersionId(1), None, deadline).await
+    });
+    world.until("all have refused", |world| (0..3).all(|index| world.node(index).requests >= 1));
+    world.rounds(100);
+    assert_eq!(*put.borrow(), None);
+    assert_eq!((0..3).map(|index| world.node(index).puts).sum::<usize>(), 0);
+    world.kill_sequencer();
+    world.start_sequencer();
+    world.until("the next epoch", |_| put.borrow().is_some());
+    assert_eq!(*put.borrow(), Some(Ok(Some(Value::Bytes(b"v".to_vec())))));
+}
+
+#[test]
 fn a_large_value_goes_by_staging_and_lands_where_it_was_told() {
     let mut world = World::new();
     world.ready();

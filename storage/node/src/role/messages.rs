@@ -96,8 +96,10 @@ impl<D: Disk> Core<D> {
             Message::LogChunk { token, epoch, first, records, .. } => {
                 self.chunk(lane, token, (epoch, first), records);
             }
-            Message::State { token, request } => {
-                if let Err(why) = self.state.request(lane, token, &request, &mut self.lanes) {
+            Message::State { token, epoch, request } => {
+                self.state.promised(self.replica.log().accepted().promised);
+                let asked = (token, epoch);
+                if let Err(why) = self.state.request(lane, asked, &request, &mut self.lanes) {
                     self.lanes.doom(lane, &why);
                 }
             }

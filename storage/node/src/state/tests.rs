@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use halfmoon_log::{Contents, LogConfig, LogId, Scan, SegmentId};
-use halfmoon_wire::{CellTuple, NodeId};
+use halfmoon_wire::{CellTuple, NodeId, ObjectKey, ValueSource, VersionId};
 
 use super::*;
 use crate::disk::DiskDone;
@@ -233,4 +233,25 @@ fn a_segment_is_given_up_only_once_the_engine_has_synced_what_it_holds() {
         assert_eq!(fixture.trimmed(), upto, "and then all that is");
     }
     assert!(fixture.keeper.given_up.len() > 4, "segments are given up at last");
+}
+
+#[test]
+fn a_write_that_waited_for_room_is_not_done_once_its_epoch_is_over() {
+    let mut fixture = Fixture::new();
+    fixture.put();
+    let object = ObjectKey { table: "t", key: b"k" };
+    let (version, value) = (VersionId(1), ValueSource::Inline(b"v"));
+    let request = StateRequest::PutVersion { object, version, value };
+    let (state, lanes) = (&mut fixture.state, &mut fixture.lanes);
+    let asked = |epoch| (1, Epoch(epoch));
+    let room = std::mem::replace(&mut state.overlay_bytes, OVERLAY_MAX_BYTES);
+    state.request(LaneId::from_raw(1), asked(1), &request, lanes).unwrap();
+    state.request(LaneId::from_raw(1), asked(2), &request, lanes).unwrap();
+    assert_eq!(state.parked.len(), 2);
+    let before = state.log.accepted().end.0;
+    state.promised(Epoch(2));
+    state.overlay_bytes = room;
+    state.applied(lanes);
+    assert!(state.parked.is_empty());
+    assert_eq!(state.log.accepted().end.0, before + 1, "the one of the epoch that lasts");
 }
