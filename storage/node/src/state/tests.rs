@@ -196,7 +196,7 @@ fn cell(cursor: u64) -> Arc<[u8]> {
 #[test]
 fn a_late_write_in_the_place_of_one_that_the_engine_took_hides_nothing_newer() {
     let mut fixture = Fixture::new();
-    let key = cell_key(halfmoon_wire::ObjectKey { table: "t", key: b"k" });
+    let key = cell_key(ObjectKey { table: "t", key: b"k" });
     fixture.put_cell(&key, 5);
     // It is read while the engine still has 3 …
     let what = What::Value(Shape::Cell, key.clone(), None);
