@@ -50,9 +50,8 @@ impl Commit {
         let quorum = if broken!(CommittedByOne) { 1 } else { self.marks.len() / 2 + 1 };
         // At most a handful of members: counting is cheaper than sorting a copy.
         let reached = |seq| self.marks.iter().filter(|(_, mark)| *mark >= seq).count() >= quorum;
-        let counts = |seq| seq >= self.opening || broken!(BelowOpeningCounts);
         let marks = self.marks.iter().map(|(_, mark)| *mark);
-        let highest = marks.filter(|seq| counts(*seq) && reached(*seq)).max();
+        let highest = marks.filter(|seq| *seq >= self.opening && reached(*seq)).max();
         self.committed = highest.map_or(self.committed, |seq| seq.max(self.committed));
     }
 }

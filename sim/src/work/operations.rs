@@ -130,7 +130,7 @@ impl LogWork {
     }
 
     /// Reads the log.
-    async fn look(&self, life: &LifeOf, random: &mut Random) -> bool {
+    pub(super) async fn look(&self, life: &LifeOf, random: &mut Random) -> bool {
         let tag = Tag(1 + random.below(TAGS));
         let applied = life.log.applied();
         // Somebody has applied so much, so this engine will.

@@ -38,8 +38,6 @@ rules! {
     LongestLog,
     /// A recovery is content with one storage node.
     RecoveryWithoutQuorum,
-    /// A watermark below the opening record counts, so the suffix need not be replicated again.
-    BelowOpeningCounts,
     /// One storage node's watermark commits.
     CommittedByOne,
     /// A storage node publishes what it has accepted, before it is flushed.
@@ -50,8 +48,6 @@ rules! {
     FailedFlushCounts,
     /// A batch is taken although its checksum does not match.
     TornBatchAccepted,
-    /// A batch is taken although it does not continue the one before it.
-    ChainNotCompared,
     /// On entering an epoch an engine keeps what it held back.
     HeldBackKept,
     /// What an engine has appended is recognised by the highest id, not one by one.
