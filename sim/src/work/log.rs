@@ -89,9 +89,9 @@ impl Work for LogWork {
             return;
         }
         let floors = Floors::default();
-        // One more only looks, so that somebody does while all appends wait.
+        // One more appends nothing, so that somebody does something while all appends wait.
         for client in 0..=self.plan.clients {
-            let only_looks = client == self.plan.clients;
+            let appends_nothing = client == self.plan.clients;
             let salt = (life.number as u64) << 48 | (client as u64) << 32 | life.incarnation.0;
             let mut random = Random::new(self.seed, Concern::Workload, salt);
             let (work, life, floors) = (self.handle(), life.clone(), floors.clone());
@@ -101,8 +101,9 @@ impl Work for LogWork {
                 let _running = running;
                 while !work.stop.get() {
                     life.executor.sleep(random.skewed(0, work.plan.think_ns)).await;
-                    let goes_on = match only_looks {
-                        true => work.look(&life, &mut random).await,
+                    let goes_on = match appends_nothing {
+                        true if random.chance(500_000) => work.look(&life, &mut random).await,
+                        true => work.store(&life, &mut random).await,
                         false => work.operate(&life, &floors, &mut random).await,
                     };
                     if !goes_on {

@@ -16,7 +16,7 @@ use crate::time::SECOND;
 const TAGS: u64 = 12;
 
 /// Keys of cells.
-const KEYS: u64 = 6;
+const KEYS: u64 = 3;
 
 /// The table of all cells and versions.
 const TABLE: &str = "simulated";
@@ -173,7 +173,7 @@ impl LogWork {
     }
 
     /// Uses the state store.
-    async fn store(&self, life: &LifeOf, random: &mut Random) -> bool {
+    pub(super) async fn store(&self, life: &LifeOf, random: &mut Random) -> bool {
         let key = [u8::try_from(random.below(KEYS)).unwrap_or(0)];
         let deadline_ns = life.executor.now_ns() + WITHIN_NS;
         let ended = match random.below(10) {
