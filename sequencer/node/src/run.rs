@@ -23,8 +23,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(20);
 pub const LEASE_MS_DEFAULT: u32 = 2000;
 
 /// How long a sequencer may be silent before one that stands by takes over, when nothing else is
-/// configured, in ms: a dozen heartbeats, and more than a busy machine keeps a process waiting.
-pub const SUSPECT_MS_DEFAULT: u32 = 250;
+/// configured, in ms: twenty heartbeats, and more than most busy machines keep a process waiting.
+pub const SUSPECT_MS_DEFAULT: u32 = 400;
 
 /// How a sequencer is set up.
 #[derive(Clone)]

@@ -39,6 +39,20 @@ const CATCH_UP_PATIENCE_NS: u64 = 250_000_000;
 /// Pause before another storage node is asked for them, in ns.
 const CATCH_UP_PAUSE_NS: u64 = 5_000_000;
 
+/// Records before the end of the log from which on the stream is followed. What lies further back is
+/// read from storage, though the one in charge may have it: it has appends to order.
+const FOLLOW_WITHIN: u64 = 4096;
+
+/// Bytes of the log asked for at once. Whoever gives them has better things to do.
+pub(crate) const CATCH_UP_BYTES: u32 = 128 * 1024;
+
+/// After each such piece it rests for so many times what the piece took: on a small machine the
+/// others, who are in the middle of a takeover perhaps, need the processors and the disks.
+const CATCH_UP_RESTS: u64 = 3;
+
+/// Longest such rest, in ns.
+const CATCH_UP_REST_MAX_NS: u64 = 50_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Standby {
     own: NodeId,
@@ -81,6 +95,8 @@ struct Followed {
     epoch: Epoch,
     /// The oldest position that its sequencer streams.
     window_start: SeqNum,
+    /// The last position when it said so.
+    tail: SeqNum,
 }
 
 /// Reading from storage what lies before that.
@@ -98,7 +114,7 @@ enum Asking {
     Nothing,
     /// At this time, in ns.
     At(u64),
-    /// Asked on this lane; until this time, in ns.
+    /// Asked on this lane, at this time, in ns.
     Asked(LaneId, u64),
 }
 
@@ -221,7 +237,8 @@ impl Standby {
             State::Looking | State::Taking => None,
         };
         let reading = match self.catch_up.state {
-            Asking::At(at) | Asking::Asked(_, at) => Some(at),
+            Asking::At(at) => Some(at),
+            Asking::Asked(_, at) => Some(at.saturating_add(CATCH_UP_PATIENCE_NS)),
             Asking::Nothing => None,
         };
         state.into_iter().chain(reading).min()
@@ -339,5 +356,37 @@ impl Standby {
     const fn unfollow(&mut self) {
         self.followed = None;
         self.catch_up.state = Asking::Nothing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// One that watches sequencer 10, which holds epoch 5, on this lane.
+    fn watching(lane: LaneId) -> Standby {
+        let mut standby = Standby::new(NodeId(11), 250, 0, true);
+        let holder = Some((NodeId(10), Some("somewhere".to_owned())));
+        assert_eq!(standby.pass(0), Due::Look);
+        standby.looked(0, Scene { epoch: Epoch(5), holder, members: vec![] });
+        assert_eq!(standby.next_dial(), Some("somewhere"));
+        standby.dialling(lane);
+        standby.up(0, lane);
+        standby
+    }
+
+    #[test]
+    fn only_heartbeats_of_the_epoch_that_it_watches_or_of_a_later_one_are_signs_of_life() {
+        for (epoch, expected) in [(4, Due::Suspect), (5, Due::Nothing), (6, Due::Nothing)] {
+            let mut standby = watching(LaneId::from_raw(1));
+            for ms in (0..260).step_by(10) {
+                standby.heard(Epoch(epoch));
+                let due = standby.pass(ms * MS);
+                assert!(due == Due::Nothing || ms >= 250, "{ms}");
+            }
+            assert_eq!(standby.pass(260 * MS), expected, "epoch {epoch}");
+        }
     }
 }

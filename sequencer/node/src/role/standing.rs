@@ -1,13 +1,13 @@
 //! Standing by, taking over, and telling those that stand by that this one lives.
 
-use halfmoon_order::{Recovery, recovery::READ_BYTES};
+use halfmoon_order::Recovery;
 use halfmoon_transport::{Endpoint, LaneId, Transport};
 use halfmoon_wire::{Epoch, Hello, Message, Role as WireRole, SeqNum};
 
 use super::{Core, HEARTBEAT_NS, READ_PATIENCE_NS, SEAL_PATIENCE_NS, Stage, Violation, standby};
 use crate::host::{Now, Reign, Request, Scene};
 use crate::peers::Peers;
-use crate::standby::Due;
+use crate::standby::{CATCH_UP_BYTES, Due};
 
 impl Core {
     pub(super) fn reign(&mut self, reign: Reign) {
@@ -206,7 +206,7 @@ impl Core {
         let Stage::Standby(standby) = &mut self.stage else { return };
         let lanes = self.trio.unsealed_lanes();
         if let Some(question) = standby.next_question(now.mono_ns, &lanes) {
-            let max_bytes = u32::try_from(READ_BYTES).unwrap_or(u32::MAX);
+            let max_bytes = CATCH_UP_BYTES;
             let (token, epoch, raw, from) = (question.token, question.epoch, false, question.from);
             let read = Message::ReadLog { token, epoch, raw, from, max_bytes };
             self.peers.tell(question.lane, &read);

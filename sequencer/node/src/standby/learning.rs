@@ -4,7 +4,10 @@ use halfmoon_order::{LearnError, Learner};
 use halfmoon_transport::LaneId;
 use halfmoon_wire::{Epoch, EpochStart, SeqNum};
 
-use super::{Asking, CATCH_UP_PATIENCE_NS, CATCH_UP_PAUSE_NS, Followed, Question, Standby};
+use super::{
+    Asking, CATCH_UP_PATIENCE_NS, CATCH_UP_PAUSE_NS, CATCH_UP_REST_MAX_NS, CATCH_UP_RESTS,
+    FOLLOW_WITHIN, Followed, Question, Standby,
+};
 
 impl Standby {
     /// The sequencer that is watched has told which log it orders. Where its stream is to begin, if
@@ -21,7 +24,7 @@ impl Standby {
         }
         self.heard(epoch);
         self.learner.agree(history, tail);
-        self.followed = Some(Followed { epoch, window_start });
+        self.followed = Some(Followed { epoch, window_start, tail });
         self.go_on(now_ns)
     }
 
@@ -52,23 +55,28 @@ impl Standby {
         (token, epoch): (u64, Epoch),
         records: &[u8],
     ) -> Result<Option<SeqNum>, LearnError> {
-        let is_asked = matches!(self.catch_up.state, Asking::Asked(..));
+        let Asking::Asked(_, asked_ns) = self.catch_up.state else { return Ok(None) };
         let is_of_it = self.followed.is_some_and(|followed| followed.epoch == epoch);
-        if !is_asked || token != self.catch_up.token || !is_of_it {
+        if token != self.catch_up.token || !is_of_it {
             return Ok(None);
         }
         if records.is_empty() {
             self.ask_another(now_ns);
-            return Ok(None);
+            // Rather from the one in charge than not at all.
+            return Ok(self.streamable());
         }
         self.take(records)?;
-        Ok(self.go_on(now_ns))
+        let took_ns = now_ns.saturating_sub(asked_ns);
+        let rest_ns = took_ns.saturating_mul(CATCH_UP_RESTS).min(CATCH_UP_REST_MAX_NS);
+        Ok(self.go_on(now_ns.saturating_add(rest_ns)))
     }
 
     /// The next question for storage, if one is due; `lanes` are those that are up.
     pub(crate) fn next_question(&mut self, now_ns: u64, lanes: &[LaneId]) -> Option<Question> {
         match self.catch_up.state {
-            Asking::Asked(lane, at) if at <= now_ns || !lanes.contains(&lane) => {
+            Asking::Asked(lane, at)
+                if at.saturating_add(CATCH_UP_PATIENCE_NS) <= now_ns || !lanes.contains(&lane) =>
+            {
                 self.ask_another(now_ns);
                 return None;
             }
@@ -81,7 +89,7 @@ impl Standby {
             return None;
         };
         self.catch_up.token += 1;
-        self.catch_up.state = Asking::Asked(lane, now_ns.saturating_add(CATCH_UP_PATIENCE_NS));
+        self.catch_up.state = Asking::Asked(lane, now_ns);
         let (token, from) = (self.catch_up.token, self.learner.end().next());
         Some(Question { lane, token, epoch, from })
     }
@@ -97,14 +105,24 @@ impl Standby {
         taken
     }
 
-    fn go_on(&mut self, now_ns: u64) -> Option<SeqNum> {
-        let (from, window_start) = (self.learner.end().next(), self.followed?.window_start);
-        if from >= window_start {
-            self.catch_up.state = Asking::Nothing;
+    /// Where the stream is to begin; or it is read on, at that time.
+    fn go_on(&mut self, at_ns: u64) -> Option<SeqNum> {
+        let is_near = self.learner.end().0.saturating_add(FOLLOW_WITHIN) >= self.followed?.tail.0;
+        if is_near && let Some(from) = self.streamable() {
             return Some(from);
         }
-        self.catch_up.state = Asking::At(now_ns);
+        self.catch_up.state = Asking::At(at_ns);
         None
+    }
+
+    /// Where the stream is to begin, if the one in charge has that; then nothing is read any more.
+    fn streamable(&mut self) -> Option<SeqNum> {
+        let from = self.learner.end().next();
+        let is_there = from >= self.followed?.window_start;
+        if is_there {
+            self.catch_up.state = Asking::Nothing;
+        }
+        is_there.then_some(from)
     }
 
     fn ask_another(&mut self, now_ns: u64) {

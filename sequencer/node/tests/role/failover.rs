@@ -299,6 +299,23 @@ fn who_takes_an_epoch_and_dies_before_it_shows_life_is_succeeded_too() {
 }
 
 #[test]
+fn who_was_faster_gets_the_whole_time_of_suspicion_to_show_life() {
+    let mut realm = Realm::new();
+    realm.stand_by(SECOND);
+    realm.stand_by(THIRD);
+    // Whoever takes over cannot be found as yet.
+    realm.addresses.clear();
+    realm.kill(FIRST);
+    realm.until(|realm| realm.takes.len() == 2);
+    realm.turns(50);
+    assert_eq!((realm.epoch, realm.takes.len()), (2, 2), "no time has passed");
+    realm.pass(u64::from(SUSPECT_MS) - 30);
+    assert_eq!(realm.epoch, 2);
+    realm.pass(100);
+    assert_eq!(realm.epoch, 3, "it has shown none");
+}
+
+#[test]
 fn one_that_is_started_again_stands_by() {
     let mut realm = Realm::new();
     realm.stand_by(SECOND);
@@ -487,4 +504,28 @@ fn a_storage_node_that_hangs_while_its_log_is_read_is_left_for_another() {
         realm.role(SECOND).status().is_open
     });
     assert_eq!(realm.role(SECOND).status().tail, SeqNum(3));
+}
+
+#[test]
+fn the_one_in_charge_is_spared_the_beginning_unless_nobody_else_gives_it() {
+    let mut realm = Realm::new();
+    let engine = realm.join(FIRST);
+    for local in 1..=4200 {
+        realm.clients[engine].append(1, local, &nth(local - 1), b"");
+        if local % 100 == 0 {
+            realm.until(|realm| realm.role(FIRST).status().committed == SeqNum(local + 1));
+        }
+    }
+    let sent = |realm: &mut Realm| realm.role(FIRST).metrics().snapshot().stream_bytes;
+    let before = sent(&mut realm);
+    realm.stand_by(SECOND);
+    let from_storage = sent(&mut realm) - before;
+    let reads = |realm: &Realm| realm.storage.iter().map(|node| node.reads).sum::<usize>();
+    assert!(reads(&realm) >= 34, "the first hundred, three at a time: {}", reads(&realm));
+    for node in &mut realm.storage {
+        node.is_empty_handed = true;
+    }
+    let before = sent(&mut realm);
+    realm.stand_by(THIRD);
+    assert!(sent(&mut realm) - before > from_storage);
 }

@@ -38,6 +38,8 @@ pub struct Storage {
     pub confirms: bool,
     /// Whether it takes what is streamed.
     pub takes: bool,
+    /// Whether it answers those that follow without any records.
+    pub is_empty_handed: bool,
     /// How often its log was read for a recovery, and by somebody who follows.
     pub raw_reads: usize,
     pub reads: usize,
@@ -58,6 +60,7 @@ impl Storage {
             gives: true,
             confirms: true,
             takes: true,
+            is_empty_handed: false,
             raw_reads: 0,
             reads: 0,
             dropped: 0,
@@ -110,7 +113,9 @@ impl Storage {
             Message::ReadLog { token, epoch, from, raw, .. } => {
                 *(if *raw { &mut self.raw_reads } else { &mut self.reads }) += 1;
                 let skip = usize::try_from(from.0 - 1).unwrap();
-                let records = self.log.iter().skip(skip).take(3).flatten().copied();
+                let records =
+                    self.log.iter().skip(skip).take(if self.is_empty_handed { 0 } else { 3 });
+                let records = records.flatten().copied();
                 let records: Vec<u8> = records.collect();
                 let (token, epoch, first, end) = (*token, *epoch, *from, self.end());
                 Message::LogChunk { token, epoch, first, end, records: &records }.to_bytes()
