@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// The pause, doubled for each short life in a row, up to 2⁶ of it.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a sequencer is started again while others stand by: it is not needed at once, and on a
+/// small machine whoever takes over from it has better use for the processors.
+const SEQUENCER_PAUSE: Duration = Duration::from_secs(1);
 /// Short lives in a row after which a node is given up.
 const SHORT_LIVES_MAX: u32 = 20;
 /// How long children may take to end in order before they are killed.
@@ -210,12 +213,16 @@ impl Shared {
         if nodes.stopping {
             return false;
         }
+        let sequencers = nodes.by_id.values().filter(|node| node.kind == Kind::Sequencer).count();
         for node in nodes.by_id.values_mut() {
             if let Some(child) = &mut node.child {
                 match child.try_wait() {
                     Ok(None) => continue,
                     Ok(Some(status)) => node.ended(&status.to_string()),
                     Err(error) => node.ended(&error.to_string()),
+                }
+                if node.kind == Kind::Sequencer && sequencers > 1 {
+                    node.not_before = node.not_before.max(Instant::now() + SEQUENCER_PAUSE);
                 }
             }
             if Instant::now() >= node.not_before && node.short_lives < SHORT_LIVES_MAX {

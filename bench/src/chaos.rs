@@ -1,4 +1,4 @@
-//! Kills: workers, engines and storage nodes, by SIGKILL, while a load runs.
+//! Kills: workers, engines, storage nodes and sequencers, by SIGKILL, while a load runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub struct Plan {
     pub engines: u32,
     /// Storage nodes.
     pub storage: u32,
+    /// Sequencers, each the one in charge at that time.
+    pub sequencers: u32,
     /// Pause between two kills.
     pub pause: Duration,
 }
@@ -34,6 +36,8 @@ pub struct Kills {
     pub engines: u32,
     /// Storage nodes.
     pub storage: u32,
+    /// Sequencers.
+    pub sequencers: u32,
 }
 
 /// A worker in an engine's status.
@@ -52,6 +56,8 @@ struct Status {
 
 /// How long to look for a worker inside a reservation before taking any worker.
 const AIM_FOR: Duration = Duration::from_secs(3);
+/// So many kills of workers a sequencer dies before others would.
+const SEQUENCERS_BEFORE: u32 = 2;
 /// Pause between two looks.
 const AIM_PAUSE: Duration = Duration::from_millis(2);
 
@@ -59,7 +65,7 @@ impl Kills {
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u32 {
-        self.workers + self.engines + self.storage
+        self.workers + self.engines + self.storage + self.sequencers
     }
 }
 
@@ -76,7 +82,7 @@ pub async fn carry_out(
         tokio::time::sleep(plan.pause).await;
         kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut kills).await;
         told(&kills);
-        // Engines and storage nodes are spread evenly between the kills of workers.
+        // The others are spread evenly between the kills of workers.
         if due(step, steps, plan.engines, kills.engines) {
             let engine = kills.engines as usize % gateways.cluster().engines();
             kills.engines += u32::from(kill(&gateways, Part::Engine(engine)));
@@ -84,6 +90,11 @@ pub async fn carry_out(
         }
         if due(step, steps, plan.storage, kills.storage) {
             kills.storage += u32::from(kill(&gateways, Part::Storage(kills.storage as usize % 3)));
+            told(&kills);
+        }
+        // Somewhat before, so that not everything dies at once.
+        if due(step + SEQUENCERS_BEFORE, steps, plan.sequencers, kills.sequencers) {
+            kills.sequencers += u32::from(kill(&gateways, Part::Sequencer));
             told(&kills);
         }
     }

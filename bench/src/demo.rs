@@ -322,13 +322,15 @@ async fn chaos(
     let progress = |kills: &Kills| {
         let done = told.lock().unwrap_or_else(PoisonError::into_inner).len() - before;
         say(format!(
-            "kills under {:<14} {:>2} workers ({} inside a reservation), {} engines, {} storage; \
+            "kills under {:<14} {:>2} workers ({} inside a reservation), {} engines, {} storage, \
+             {} sequencers; \
              {done} reservations answered",
             protocol.name(),
             kills.workers,
             kills.aimed,
             kills.engines,
             kills.storage,
+            kills.sequencers,
         ));
     };
     outcome.kills =

@@ -73,6 +73,9 @@ pub struct Options {
 pub struct Run {
     /// Longest time between two acknowledgements around the death.
     pub gap_ms: f64,
+    /// When that ended, after the death: soon, if it is the takeover; later, if it is something else,
+    /// such as the node being started again.
+    pub gap_end_ms: f64,
     /// The same, before it: what the machine does by itself.
     pub gap_before_ms: f64,
     /// Longest latency of an append, from its scheduled start.
@@ -242,7 +245,7 @@ fn measure(all: &[Started], died_ns: u64, epochs: u64) -> anyhow::Result<Run> {
     anyhow::ensure!(answers.last().is_some_and(|last| *last > died_ns), "no answer came after it");
     let gap = |is_before: bool| {
         let pairs = answers.windows(2).filter(|pair| (pair[1] < died_ns) == is_before);
-        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+        pairs.map(|pair| (pair[1] - pair[0], pair[1])).max().unwrap_or_default()
     };
     let latencies = |is_before: bool| {
         let of = all.iter().filter(|one| (one.due_ns < died_ns) == is_before);
@@ -253,9 +256,11 @@ fn measure(all: &[Started], died_ns: u64, epochs: u64) -> anyhow::Result<Run> {
     };
     let (before, after) = (latencies(true), latencies(false));
     let worst = before.last().max(after.last()).copied().unwrap_or(0);
+    let (gap_ns, end_ns) = gap(false);
     Ok(Run {
-        gap_ms: ms(gap(false)),
-        gap_before_ms: ms(gap(true)),
+        gap_ms: ms(gap_ns),
+        gap_end_ms: ms(end_ns.saturating_sub(died_ns)),
+        gap_before_ms: ms(gap(true).0),
         latency_max_ms: ms(worst),
         p99_before_ms: ms(quantile(&before, 99)),
         p99_after_ms: ms(quantile(&after, 99)),
@@ -312,6 +317,7 @@ mod tests {
         let run = measure(&all, ms(35), 1).unwrap();
         assert!((run.gap_before_ms - 30.0).abs() < 0.01, "{run:?}");
         assert!((run.gap_ms - 39.0).abs() < 0.01, "from 33, the last before, to 72: {run:?}");
+        assert!((run.gap_end_ms - 37.0).abs() < 0.01, "{run:?}");
         assert!((run.latency_max_ms - 45.0).abs() < 0.01, "{run:?}");
         assert_eq!((run.acknowledged, run.unknown), (5, 1));
         assert!(measure(&all, ms(80), 1).is_err(), "nothing came after it");

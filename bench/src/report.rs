@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::chaos::Kills;
 use crate::demo::{Outcome, Protocol};
 
 /// Where the figures came from.
@@ -102,16 +103,17 @@ pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
 #[must_use]
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::from(
-        "protocol        p50 µs   p99 µs  appends/req  reserved  effects  kills w/e/s   lost  doubled\n",
+        "protocol        p50 µs   p99 µs  appends/req  reserved  effects  kills w/e/s/q   lost  doubled\n",
     );
     for outcome in outcomes {
         let latency = outcome.latency().latency_us;
         let kills = &outcome.kills;
-        let by_role = format!("{}/{}/{}", kills.workers, kills.engines, kills.storage);
+        let Kills { workers, engines, storage, sequencers, .. } = *kills;
+        let by_role = format!("{workers}/{engines}/{storage}/{sequencers}");
         // Writing to a String cannot fail.
         writeln!(
             text,
-            "{:<14} {:>7} {:>8} {:>12.2} {:>9} {:>8} {:>12} {:>6} {:>8}",
+            "{:<14} {:>7} {:>8} {:>12.2} {:>9} {:>8} {:>14} {:>6} {:>8}",
             outcome.protocol.name(),
             latency.value_at_quantile(0.5),
             latency.value_at_quantile(0.99),
@@ -193,7 +195,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
         writeln!(
             rows,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{}</td><td>{}</td>\
-             <td>{} / {} / {}</td><td>{}</td><td>{}</td></tr>",
+             <td>{} / {} / {} / {}</td><td>{}</td><td>{}</td></tr>",
             outcome.protocol.name(),
             latency.value_at_quantile(0.5),
             latency.value_at_quantile(0.99),
@@ -203,6 +205,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
             kills.workers,
             kills.engines,
             kills.storage,
+            kills.sequencers,
             outcome.findings.lost,
             outcome.findings.doubled,
         )
@@ -218,7 +221,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
          <style>{STYLE}</style><h1>Travel reservations under four protocols</h1>\
          <p class={class}><b>lost {}, doubled {}</b>, contradicted {} under the protocols that \
          log.</p>{damage}<table><tr><th>protocol<th>p50 µs<th>p99 µs<th>appends / request\
-         <th>reserved<th>effects<th>kills: workers / engines / storage<th>lost<th>doubled</tr>\
+         <th>reserved<th>effects<th>kills: workers / engines / storage / sequencers<th>lost<th>doubled</tr>\
          {rows}</table><h2>Latency of the mix, from the scheduled start</h2>{}\
          <p><small>{} · {} · transport {} · durability {} · {}</small></p></html>\n",
         verdict.lost,

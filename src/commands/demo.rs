@@ -144,6 +144,7 @@ fn options(arguments: &Demo) -> anyhow::Result<Options> {
             workers: tenth(20),
             engines: if arguments.quick { 1 } else { 2 },
             storage: 1,
+            sequencers: 1,
             pause: Duration::from_millis(900),
         },
     })

@@ -90,13 +90,14 @@ const fn wanted(options: &BenchFailover) -> Options {
     }
 }
 
-const HEADER: &str = "  run   gap ms  before ms  latency max ms  p99 before ms  p99 after ms  \
+const HEADER: &str = "  run   gap ms  end ms  before ms  latency max ms  p99 before ms  p99 after ms  \
                       acknowledged  unknown";
 
 fn line(number: u32, run: &Run) -> String {
     format!(
-        "{number:>5} {:>8.1} {:>10.1} {:>15.1} {:>14.2} {:>13.2} {:>13} {:>8}",
+        "{number:>5} {:>8.1} {:>7.1} {:>10.1} {:>15.1} {:>14.2} {:>13.2} {:>13} {:>8}",
         run.gap_ms,
+        run.gap_end_ms,
         run.gap_before_ms,
         run.latency_max_ms,
         run.p99_before_ms,
