@@ -134,13 +134,19 @@ impl File {
     fn into_values(self, path: &Path) -> BTreeMap<&'static str, String> {
         let number = |value: Option<u32>| value.map(|value| value.to_string());
         // A relative directory is meant as seen from the file, wherever the command is run.
-        let data_dir = self.data_dir.map(|directory| {
+        let seen_from_it = |directory: PathBuf| {
             path.parent().unwrap_or(Path::new("")).join(directory).display().to_string()
-        });
+        };
+        let data_dir = self.data_dir.map(seen_from_it);
+        let is_directory = |meta: &String| !meta.contains("://");
+        let meta = match self.meta {
+            Some(meta) if is_directory(&meta) => Some(seen_from_it(meta.into())),
+            meta => meta,
+        };
         let values = [
             self.server,
             data_dir,
-            self.meta,
+            meta,
             number(self.engines),
             number(self.standbys),
             number(self.port.map(u32::from)),
@@ -257,11 +263,13 @@ mod tests {
 
     #[test]
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
-        let all = "server = \"h:1\"\ndata_dir = \"data\"\nengines = 3\nstandbys = 2\nport = 0\n\
+        let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\nstandbys = 2\nport = 0\n\
                    durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
         assert_eq!(values["data_dir"], "/etc/halfmoon/data");
+        assert_eq!(values["meta"], "/etc/halfmoon/meta");
+        assert_eq!(parse("meta = \"etcd://h:1/p\"").unwrap()["meta"], "etcd://h:1/p");
         assert_eq!(values["durability"], "memory-quorum");
         assert!(parse("").unwrap().is_empty());
     }
