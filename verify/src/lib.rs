@@ -3,10 +3,10 @@
 //! | what | where |
 //! |---|---|
 //! | every batch and record is whole, in its place, and follows the one before | `halfmoon-storage`'s scan |
-//! | the replicas' logs are one log | [`replicas`] |
+//! | the replicas' logs are one log | `replicas.rs` |
 //! | positions, epochs, tags, ids, evictions and safe points are in order | `halfmoon_order::LogAudit` |
 //! | roots, runs, steps and ends are what the protocols write | `halfmoon_protocol::audit::StepAudit` |
-//! | values that records name are there; replicas' values are the same | [`state`] |
+//! | values that records name are there; replicas' values are the same | `state.rs` |
 //!
 //! A *flaw* is something that no crash and no loss of power explains. What one does explain (a node
 //! that lags, a write that reached one replica and was never acknowledged) is counted, as a note.
