@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
-        let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\nstandbys = 2\nport = 0\n\
+        let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
+                   standbys = 2\nport = 0\n\
                    durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
