@@ -67,10 +67,10 @@ pub enum NodeError {
         /// The node.
         node: NodeId,
     },
-    /// The node is none of the cluster's, or not any more.
+    /// The node has stored something before, and is no member any more.
     #[error(
-        "storage node {node} is no member of the cluster. If it was replaced, what it holds is of no \
-         use"
+        "storage node {node} is no member of the cluster any more: it was replaced, and what it holds \
+         is of no use. To add a node, start it under a new number with an empty data directory"
     )]
     NoMember {
         /// The node.

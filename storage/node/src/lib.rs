@@ -21,6 +21,7 @@ mod metrics;
 mod reads;
 mod role;
 mod run;
+mod spare;
 mod state;
 
 pub use config::{Config, Durability, RoleConfig};

@@ -45,6 +45,8 @@ counters! {
     state_memory_hits,
     /// Bytes of state that are durable in the state log and not yet in the embedded engine.
     state_overlay_bytes,
+    /// Bytes of state that were copied from peers, as a new member.
+    copied_bytes,
     /// 1 when all segment files bypass the page cache.
     direct_io,
     /// 1 when the reactor goes by io_uring, 0 when that is refused.

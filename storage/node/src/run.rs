@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
+use halfmoon_meta::{NodeEntry, disks, nodes};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
@@ -14,10 +14,11 @@ use halfmoon_wire::{Hello, Role as RoleKind};
 use crate::disk::ReactorDisk;
 use crate::limits::{SLEEP_MAX, STOP_PATIENCE};
 use crate::metrics::set;
-use crate::{Config, Metrics, NodeError, Role};
+use crate::{Config, Metrics, NodeError, Role, spare};
 
 /// Runs a storage node until `stop` is set (noticed within [`SLEEP_MAX`]) or it fails. It has
-/// published its address once it serves.
+/// published its address once it serves. One that is no member, and has never stored anything, is
+/// published at once and waits as a spare until it is a member.
 pub fn run(config: Config, stop: &AtomicBool) -> Result<(), NodeError> {
     run_with(config, stop, |_| {})
 }
@@ -28,12 +29,11 @@ pub fn run_with(
     stop: &AtomicBool,
     started: impl FnOnce(Arc<Metrics>),
 ) -> Result<(), NodeError> {
-    let options = Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin };
-    let reactor = Reactor::shared(options)?;
-    let (node, cluster) = (config.role.node, config.role.cluster);
-    if !cluster::read(&*config.meta)?.has_part(node) {
-        return Err(NodeError::NoMember { node });
+    if !spare::wait(&config, stop)? {
+        return Ok(());
     }
+    let reactor = Reactor::shared(reactor_options(&config))?;
+    let (node, cluster) = (config.role.node, config.role.cluster);
     let backend = reactor.borrow().backend().describe();
     tracing::info!(%node, backend, "storage node is starting");
     let incarnation = nodes::next_incarnation(&*config.meta, node)?;
@@ -67,6 +67,10 @@ pub fn run_with(
     }
     tracing::info!(%node, "storage node has stopped");
     Ok(())
+}
+
+pub(crate) fn reactor_options(config: &Config) -> Options {
+    Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin }
 }
 
 fn turn(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {

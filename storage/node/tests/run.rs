@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
-use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, nodes};
+use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, disks, nodes};
 use halfmoon_storage::{Config, NodeError, RoleConfig, run, run_with};
-use halfmoon_wire::{Epoch, NodeId, Role};
+use halfmoon_tcp::greet::{Heard, Next, greet};
+use halfmoon_wire::{Epoch, Hello, Incarnation, Message, NodeId, NodeStatus, Role};
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config(dir: &std::path::Path, meta: &Arc<dyn MetaStore>, listen: &str) -> Config {
     let mut role = RoleConfig::new(dir.join("data"), NodeId(1), 7);
@@ -64,6 +69,108 @@ fn a_node_that_is_no_member_any_more_does_not_serve() {
     cluster::mark_committed(&*meta, 2, Epoch(1)).unwrap();
     let error = serve_once(config).unwrap_err();
     assert!(matches!(error, NodeError::NoMember { node: NodeId(1) }), "{error}");
+}
+
+/// How a node that listens there says that it is; `None`: it does not answer.
+fn status_of(address: std::net::SocketAddr) -> Option<NodeStatus> {
+    let hello =
+        Hello { cluster: 7, role: Role::Observer, node: NodeId(99), incarnation: Incarnation(1) };
+    let mut status = None;
+    greet(&[address.to_string()], &hello.to_bytes(), PATIENCE, |_, heard| match heard {
+        Heard::Hello(_) => Next::Ask(Message::AskStatus.to_bytes()),
+        Heard::Message(bytes) => {
+            let Message::Status(said) = Message::parse(bytes).unwrap() else { return Next::Wait };
+            status = Some(said);
+            Next::Done
+        }
+    })
+    .unwrap();
+    status
+}
+
+#[test]
+fn a_node_that_is_no_member_yet_waits_as_a_spare_without_a_vote_until_it_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = founded(dir.path());
+    let four = NodeId(4);
+    // Under a fixed address, as a node on a machine of its own has one.
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = config(dir.path(), &meta, &listen.to_string());
+    config.role.node = four;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (started, serves) = channel();
+    let node = thread::spawn({
+        let (stop, config) = (stop.clone(), config.clone());
+        move || run_with(config, &stop, |metrics| started.send(metrics).unwrap())
+    });
+    let published = || nodes::find(&*meta, Role::Storage, four).unwrap();
+    while published().is_none() {
+        thread::yield_now();
+    }
+    let spare = published().unwrap();
+    assert_eq!(spare.address, listen);
+    assert_eq!(status_of(listen), Some(NodeStatus::default()));
+    // A sequencer that takes it for a member gets no promise.
+    let sequencer =
+        Hello { cluster: 7, role: Role::Sequencer, node: NodeId(10), incarnation: Incarnation(1) };
+    let (mut asked, mut promised) = (false, false);
+    let brief = Duration::from_millis(200);
+    greet(&[listen.to_string()], &sequencer.to_bytes(), brief, |_, heard| match heard {
+        Heard::Hello(_) => {
+            asked = true;
+            Next::Ask(Message::Seal { epoch: Epoch(1) }.to_bytes())
+        }
+        Heard::Message(_) => {
+            promised = true;
+            Next::Done
+        }
+    })
+    .unwrap();
+    assert!(asked && !promised);
+    assert_eq!(disks::find(&*meta, four).unwrap(), None, "nothing is counted on");
+    // Nobody else may wait on its directory.
+    let error = serve_once(Config { listen: "127.0.0.1:0".into(), ..config.clone() }).unwrap_err();
+    assert!(matches!(error, NodeError::Locked { .. }), "{error}");
+    cluster::propose_members(&*meta, &[1, 2, 4].map(NodeId)).unwrap();
+    serves.recv().unwrap();
+    let member = published().unwrap();
+    assert_eq!(member.address, listen);
+    assert!(member.incarnation() > spare.incarnation());
+    assert!(disks::find(&*meta, four).unwrap().is_some());
+    stop.store(true, Ordering::Relaxed);
+    node.join().unwrap().unwrap();
+    assert_eq!(published(), None);
+}
+
+#[test]
+fn a_spare_that_is_stopped_takes_its_address_back_and_has_left_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = founded(dir.path());
+    let mut config = config(dir.path(), &meta, "127.0.0.1:0");
+    config.role.node = NodeId(4);
+    let published = || nodes::find(&*meta, Role::Storage, NodeId(4)).unwrap();
+    for _ in 0..2 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (asked, of) = (stop.clone(), config.clone());
+        let node = thread::spawn(move || run(of, &asked));
+        while published().is_none() {
+            thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        node.join().unwrap().unwrap();
+        assert_eq!(published(), None);
+    }
+    // A directory that was in use is that of a node which was replaced.
+    config.role.node = NodeId(1);
+    serve_once(config.clone()).unwrap();
+    cluster::propose_members(&*meta, &[2, 3, 5].map(NodeId)).unwrap();
+    cluster::mark_committed(&*meta, 2, Epoch(1)).unwrap();
+    let error = serve_once(config.clone()).unwrap_err();
+    assert!(matches!(error, NodeError::NoMember { .. }), "{error}");
+    // With an empty directory it is still the node that was counted on.
+    config.role.data_dir = dir.path().join("empty");
+    let error = serve_once(config).unwrap_err();
+    assert!(matches!(error, NodeError::NoMember { .. }), "{error}");
 }
 
 #[test]

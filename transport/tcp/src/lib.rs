@@ -9,6 +9,7 @@
 
 pub mod floor;
 mod frame;
+pub mod greet;
 mod lane;
 mod socket;
 mod tcp;

@@ -23,7 +23,9 @@ pub use ids::{
     CellTuple, Epoch, Incarnation, InstanceId, LocalId, NodeId, Origin, RunId, SeqNum, Tag,
     VersionId,
 };
-pub use message::{APPEND_EPOCH_AT, EpochStart, Message, agreement, append_view, encode_append};
+pub use message::{
+    APPEND_EPOCH_AT, EpochStart, Message, NodeStatus, agreement, append_view, encode_append,
+};
 pub use record::{
     Evict, NewRecord, Open, RECORD_HEADER_BYTES, RecordKind, RecordRef, Records, SafePoint, TagPos,
     encoded_len,

@@ -17,6 +17,7 @@
 //! | [`Message::ReadLog`] / [`Message::LogChunk`] | any → storage | records below the window |
 //! | [`Message::Staging`] | storage → engine | where large values of puts may be written |
 //! | [`Message::State`] / [`Message::StateAnswer`] | engine ⇄ storage | the state store |
+//! | [`Message::AskStatus`] / [`Message::Status`] | any ⇄ storage | how is it? |
 
 use crate::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};
 use crate::{
@@ -31,6 +32,38 @@ pub struct EpochStart {
     pub epoch: Epoch,
     /// Position of its first record, the opening one.
     pub first: SeqNum,
+}
+
+/// How a storage node is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct NodeStatus {
+    /// The highest epoch promised; 0 for a node that was asked for nothing yet.
+    pub promised: Epoch,
+    /// Last position in the node's log, of whatever epoch, flushed or not.
+    pub end: SeqNum,
+    /// The epoch of its watermark; 0 while there is none.
+    pub epoch: Epoch,
+    /// Its watermark in that epoch.
+    pub durable: SeqNum,
+    /// Bytes of state that it has copied from its peers since it was started.
+    pub copied_bytes: u64,
+}
+
+impl NodeStatus {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.epoch(self.promised).seq(self.end).epoch(self.epoch).seq(self.durable);
+        out.u64(self.copied_bytes);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            promised: reader.epoch()?,
+            end: reader.seq()?,
+            epoch: reader.epoch()?,
+            durable: reader.seq()?,
+            copied_bytes: reader.u64()?,
+        })
+    }
 }
 
 /// A message between two nodes.
@@ -206,6 +239,10 @@ pub enum Message<'a> {
         /// The answer.
         reply: StateReply<'a>,
     },
+    /// How are you?
+    AskStatus,
+    /// How a storage node is. It promises nothing: it is for whoever looks after the cluster.
+    Status(NodeStatus),
 }
 
 /// Longest common prefix of two logs, given their histories and last positions: a position with the
@@ -329,6 +366,10 @@ impl<'a> Message<'a> {
                 request.encode(out.u8(15).u64(*token).epoch(*epoch));
             }
             Self::StateAnswer { token, reply } => reply.encode(out.u8(16).u64(*token)),
+            Self::AskStatus => {
+                out.u8(30);
+            }
+            Self::Status(status) => status.encode(out.u8(31)),
             Self::Welcome { epoch, history, window_start, tail, members, lease_ms } => {
                 put_history(out.u8(6).epoch(*epoch), history);
                 out.seq(*window_start).seq(*tail);
@@ -392,6 +433,8 @@ impl<'a> Message<'a> {
             17 => Self::Confirm { epoch: reader.epoch()?, token: reader.u64()? },
             19 => Self::Heartbeat { epoch: reader.epoch()?, committed: reader.seq()? },
             18 => Self::Confirmed { epoch: reader.epoch()?, token: reader.u64()? },
+            30 => Self::AskStatus,
+            31 => Self::Status(NodeStatus::decode(&mut reader)?),
             6 | 7 | 9 | 12 | 13 => Self::parse_log(kind, &mut reader)?,
             other => {
                 return Err(DecodeError::Value { what: "message kind", value: u64::from(other) });

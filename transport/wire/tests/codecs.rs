@@ -125,6 +125,14 @@ fn samples() -> Vec<Message<'static>> {
             records: b"",
         },
         Message::Staging { region: 4, len: 1 << 24 },
+        Message::AskStatus,
+        Message::Status(NodeStatus {
+            promised: Epoch(4),
+            end: SeqNum(12),
+            epoch: Epoch(3),
+            durable: SeqNum(11),
+            copied_bytes: 1 << 30,
+        }),
     ]);
     samples
 }

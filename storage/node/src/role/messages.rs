@@ -1,8 +1,10 @@
 //! What peers say, and what becomes of it.
 
+use std::sync::atomic::Ordering;
+
 use halfmoon_log::{StreamOutcome, WelcomeInfo};
 use halfmoon_transport::{Event, LaneId, RegionId};
-use halfmoon_wire::{Epoch, Hello, Message, Role as PeerRole, SeqNum};
+use halfmoon_wire::{Epoch, Hello, Message, NodeStatus, Role as PeerRole, SeqNum};
 
 use super::Core;
 use crate::disk::Disk;
@@ -48,7 +50,8 @@ impl<D: Disk> Core<D> {
                 return self.refused.push(lane);
             }
         };
-        if matches!(hello.role, PeerRole::Engine | PeerRole::Observer) {
+        // Whoever only reads leaves no values.
+        if hello.role == PeerRole::Engine {
             self.unstaged.push(lane);
         }
         self.lanes.add(lane, hello);
@@ -103,6 +106,10 @@ impl<D: Disk> Core<D> {
                     self.lanes.doom(lane, &why);
                 }
             }
+            Message::AskStatus => {
+                let status = self.status();
+                self.lanes.send(lane, &Message::Status(status));
+            }
             Message::Append { .. }
             | Message::Report { .. }
             | Message::Follow { .. }
@@ -117,8 +124,17 @@ impl<D: Disk> Core<D> {
             | Message::Durable { .. }
             | Message::Confirmed { .. }
             | Message::Staging { .. }
-            | Message::StateAnswer { .. } => self.unexpected(lane, &message),
+            | Message::StateAnswer { .. }
+            | Message::Status(_) => self.unexpected(lane, &message),
         }
+    }
+
+    fn status(&self) -> NodeStatus {
+        let (epoch, durable) = self.replica.watermark().unwrap_or_default();
+        let copied_bytes = self.metrics.copied_bytes.load(Ordering::Relaxed);
+        let accepted = self.replica.log().accepted();
+        let (promised, end) = (accepted.promised, accepted.end);
+        NodeStatus { promised, end, epoch, durable, copied_bytes }
     }
 
     fn unexpected(&mut self, lane: LaneId, message: &Message<'_>) {
