@@ -325,7 +325,7 @@ impl<T: Transport> Endpoint<T> {
                 let mut known = self.lanes.remove(lane).or_else(|| self.displaced(lane));
                 if let Some(found) = &mut known {
                     // What arrived before the end still counts.
-                    found.read(lane, true, usize::MAX, handle);
+                    found.read(lane, |_| true, usize::MAX, handle);
                 }
                 // A stranger that dials and goes is no news; a node of another release is.
                 let news = matches!(reason, DownReason::WrongVersion { .. });
@@ -378,7 +378,8 @@ impl<T: Transport> Endpoint<T> {
     /// Reports up to `limit` messages of a lane; returns whether there may be more.
     fn drain(&mut self, lane: LaneId, limit: usize, handle: &mut impl FnMut(Event<'_>)) -> bool {
         let Some(found) = self.lanes.get_mut(lane) else { return false };
-        let settled = self.transport.settled(lane);
+        let transport = &mut self.transport;
+        let settled = |doubt| transport.settled(lane, doubt);
         match found.read(lane, settled, limit, handle) {
             Read::All => false,
             Read::More => true,
@@ -431,7 +432,7 @@ impl Lane {
     fn read(
         &mut self,
         lane: LaneId,
-        settled: bool,
+        mut settled: impl FnMut(u64) -> bool,
         limit: usize,
         handle: &mut impl FnMut(Event<'_>),
     ) -> Read {
@@ -440,7 +441,7 @@ impl Lane {
         }
         let words = &self.inbound.words()[HEAD_BYTES / 8..];
         for _ in 0..limit {
-            match self.reader.next(words, settled) {
+            match self.reader.next(words, &mut settled) {
                 Found::Message(bytes) => handle(Event::Message { lane, bytes }),
                 Found::Nothing => return Read::All,
                 Found::Corrupt => return Read::Corrupt,

@@ -314,7 +314,7 @@ impl Transport for LocalTransport {
         })
     }
 
-    fn settled(&self, _lane: LaneId) -> bool {
+    fn settled(&mut self, _lane: LaneId, _doubt: u64) -> bool {
         true
     }
 

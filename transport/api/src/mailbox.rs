@@ -259,16 +259,16 @@ impl RingReader {
         Self { size, epoch, position: size, credited: size, max_message, copy: Vec::new() }
     }
 
-    /// Takes the next message, if it is whole. `settled` says that no write of the peer is under
-    /// way, so that what is not whole never will be.
+    /// Takes the next message, if it is whole. If it is there in part, `settled` is asked, with its
+    /// position, whether what is not whole now never will be.
     ///
     /// `words` are those of the ring, `size` bytes of them.
-    pub fn next(&mut self, words: &[AtomicU64], settled: bool) -> Found<'_> {
+    pub fn next(&mut self, words: &[AtomicU64], mut settled: impl FnMut(u64) -> bool) -> Found<'_> {
         // Twice at most: a pad is followed by the start of a lap, where no pad may be.
         for _ in 0..2 {
             match self.look(words) {
                 Look::Nothing => return Found::Nothing,
-                Look::Partial if settled => return Found::Corrupt,
+                Look::Partial if settled(self.expected()) => return Found::Corrupt,
                 Look::Partial => return Found::Nothing,
                 Look::Pad { next } => self.position = next,
                 Look::Message { next } => {

@@ -77,14 +77,14 @@ proptest! {
             for _ in 0..=*paces.next().unwrap() {
                 let expected = model.pop_front();
                 let expected = expected.as_deref().map_or(Found::Nothing, Found::Message);
-                prop_assert_eq!(reader.next(memory.words(), true), expected);
+                prop_assert_eq!(reader.next(memory.words(), |_| true), expected);
             }
             if let Some(credit) = reader.credit_due() {
                 writer.credit(credit).unwrap();
                 reader.credited(credit);
             }
         }
-        prop_assert_eq!(reader.next(memory.words(), true), Found::Nothing);
+        prop_assert_eq!(reader.next(memory.words(), |_| true), Found::Nothing);
     }
 
     /// M1 under T2: whatever order the words of an entry appear in, over whatever an earlier lap
@@ -117,13 +117,13 @@ proptest! {
                     whole[at..at + count] != word[..count]
                 });
                 if missing {
-                    prop_assert_eq!(reader.next(memory.words(), false), Found::Nothing);
+                    prop_assert_eq!(reader.next(memory.words(), |_| false), Found::Nothing);
                 }
                 prop_assert!(at < SIZE);
                 apply(&memory, word);
             }
-            prop_assert_eq!(reader.next(memory.words(), true), Found::Message(&bytes[..]));
-            prop_assert_eq!(reader.next(memory.words(), true), Found::Nothing);
+            prop_assert_eq!(reader.next(memory.words(), |_| true), Found::Message(&bytes[..]));
+            prop_assert_eq!(reader.next(memory.words(), |_| true), Found::Nothing);
             writer.commit(&placed);
             writer.credit(reader.position).unwrap();
         }
@@ -144,7 +144,7 @@ proptest! {
         apply(&memory, &entry);
         // A changed position is that of another entry, which nobody waits for.
         let expected = if at < WORD { Found::Nothing } else { Found::Corrupt };
-        prop_assert_eq!(reader.next(memory.words(), true), expected);
+        prop_assert_eq!(reader.next(memory.words(), |_| true), expected);
     }
 
     /// Whatever a peer puts into the ring, reading it neither panics nor ends nowhere.
@@ -160,7 +160,7 @@ proptest! {
         memory.words()[0].store((SIZE as u64).to_le(), Ordering::Release);
         let mut reader = RingReader::new(SIZE, 3);
         for _ in 0..4 {
-            let delivered = matches!(reader.next(memory.words(), settled), Found::Message(_));
+            let delivered = matches!(reader.next(memory.words(), |_| settled), Found::Message(_));
             prop_assert!(!delivered);
         }
     }
@@ -172,7 +172,7 @@ fn an_entry_of_another_epoch_is_not_delivered() {
     let (writer, mut reader) = (RingWriter::new(SIZE, 2), RingReader::new(SIZE, 3));
     let placed = writer.place(&[b"old"]).unwrap();
     writes(&placed, b"old").iter().for_each(|write| apply(&memory, write));
-    assert_eq!(reader.next(memory.words(), true), Found::Corrupt);
+    assert_eq!(reader.next(memory.words(), |_| true), Found::Corrupt);
 }
 
 #[test]
@@ -185,9 +185,9 @@ fn an_entry_of_an_earlier_lap_never_passes() {
         let placed = writer.place(&[&bytes]).unwrap();
         writes(&placed, &bytes).iter().for_each(|write| apply(&memory, write));
         writer.commit(&placed);
-        assert_eq!(reader.next(memory.words(), true), Found::Message(&bytes[..]));
+        assert_eq!(reader.next(memory.words(), |_| true), Found::Message(&bytes[..]));
     }
-    assert_eq!(reader.next(memory.words(), true), Found::Nothing);
+    assert_eq!(reader.next(memory.words(), |_| true), Found::Nothing);
 }
 
 #[test]
