@@ -4,6 +4,8 @@
 //! 0  region  4   4  kind 1, zero 3   8  offset in the region, or count of an ack  8
 //! 16 length  4   20 zero  4          24 body …
 //! ```
+//!
+//! The region of a greeting is the one that it offers, or 0; its offset is 0.
 
 /// Bytes of a frame before its body.
 pub(crate) const HEADER_BYTES: usize = 24;

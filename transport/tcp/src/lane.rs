@@ -49,6 +49,8 @@ pub(crate) struct Lane {
     pub(crate) closing: Option<DownReason>,
     /// A receive is with the reactor.
     pub(crate) receiving: bool,
+    /// The region that the peer's greeting offers; 0 if none.
+    pub(crate) offered: u32,
 }
 
 /// A large body on its way.
@@ -104,6 +106,7 @@ impl Lane {
             owed_acks: 0,
             closing: None,
             receiving: false,
+            offered: 0,
         }
     }
 

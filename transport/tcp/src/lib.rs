@@ -11,6 +11,7 @@ pub mod floor;
 mod frame;
 pub mod greet;
 mod lane;
+mod offer;
 mod socket;
 mod tcp;
 

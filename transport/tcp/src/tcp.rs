@@ -41,7 +41,7 @@ pub struct Tcp {
     reserve: Option<OwnedFd>,
     /// When to look again for peers that have not greeted.
     look_for_silent: Instant,
-    lanes: LaneMap<Lane>,
+    pub(crate) lanes: LaneMap<Lane>,
     regions: Regions,
     occurrences: Vec<Occurrence>,
 }
@@ -233,6 +233,7 @@ impl Tcp {
                 }
                 let greeting = found.inbox[begin..begin + len].to_vec();
                 found.stage = Stage::Up;
+                found.offered = header.region;
                 found.taken = begin + len;
                 self.occurrences.push(Occurrence::Greeted { lane, greeting });
             }
@@ -381,11 +382,7 @@ impl Transport for Tcp {
     }
 
     fn greet(&mut self, lane: LaneId, greeting: &[u8]) {
-        if let Some(found) = self.lanes.get_mut(lane) {
-            let len = u32::try_from(greeting.len()).unwrap_or(u32::MAX);
-            let header = Header { kind: Kind::Greeting, region: 0, offset: 0, len };
-            found.out.push(header, [greeting, &[]], &[]);
-        }
+        self.greet_offering(lane, greeting, RegionId(0));
     }
 
     fn close(&mut self, lane: LaneId, reason: DownReason) {
@@ -450,7 +447,7 @@ impl Transport for Tcp {
         })
     }
 
-    fn settled(&self, lane: LaneId) -> bool {
+    fn settled(&mut self, lane: LaneId, _doubt: u64) -> bool {
         self.lanes.get(lane).is_none_or(|found| found.body.is_none())
     }
 

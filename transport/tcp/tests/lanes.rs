@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{
-    Access, DownReason, Endpoint, EndpointOptions, Event, HeapMemory, LaneId, Memory, RegionId,
-    RemoteSpan, Source, Token, memory,
+    Access, DownReason, Endpoint, EndpointOptions, Event, HeapMemory, LaneId, Memory, Occurrence,
+    RegionId, RemoteSpan, Source, Token, Transport, memory,
 };
 
 const BACKENDS: [Backend; 2] = [Backend::Uring, Backend::Poll];
@@ -195,4 +195,41 @@ fn a_region_that_was_never_exposed_is_forbidden() {
     a.endpoint.write(to_b, to, Source::bytes(&[1]), None).unwrap();
     until(&mut [&mut a, &mut b], |nodes| !nodes[1].log.is_empty());
     assert_eq!(b.log, [Seen::Down(to_a, DownReason::OutOfBounds)]);
+}
+
+#[test]
+fn an_offer_is_heard_with_the_greeting_and_a_peer_that_knows_none_takes_no_notice() {
+    let reactor = Reactor::shared(Options::default()).unwrap();
+    let (mut a, mut b) = (Tcp::new(reactor.clone()), Tcp::new(reactor.clone()));
+    let address = b.listen("127.0.0.1:0").unwrap();
+    let to_b = a.dial(&address).unwrap();
+    a.greet_offering(to_b, b"from a", RegionId(7));
+    let (mut heard, mut to_a) = (Vec::new(), None);
+    let end = Instant::now() + Duration::from_secs(20);
+    while heard.len() < 2 {
+        assert!(Instant::now() < end, "it never came");
+        let mut seen = Vec::new();
+        a.poll(&mut seen);
+        b.poll(&mut seen);
+        for occurrence in seen {
+            match &occurrence {
+                Occurrence::Incoming { lane } => {
+                    b.greet(*lane, b"from b");
+                    to_a = Some(*lane);
+                }
+                Occurrence::Greeted { greeting, .. } => heard.push(greeting.clone()),
+                Occurrence::Completed { .. } | Occurrence::Down { .. } => panic!("{occurrence:?}"),
+            }
+        }
+        a.flush();
+        b.flush();
+        reactor.borrow_mut().wait(Duration::from_millis(1)).unwrap();
+    }
+    heard.sort();
+    assert_eq!(heard, [b"from a".to_vec(), b"from b".to_vec()]);
+    let to_a = to_a.unwrap();
+    assert_eq!((b.offered(to_a), a.offered(to_b)), (Some(RegionId(7)), None));
+    let (at_a, at_b) = (a.addresses(to_b).unwrap(), b.addresses(to_a).unwrap());
+    assert_eq!(at_a, (at_b.1, at_b.0));
+    assert_eq!(at_a.1.to_string(), address);
 }
