@@ -1,8 +1,6 @@
 //! A whole cluster in a directory, as a user starts it, for tests that take things away from it.
 
-mod http;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+
+use crate::http;
 
 /// How long a cluster may take until it is up, also after a loss of power on a slow disk.
 const UP_MAX: Duration = Duration::from_secs(60);
@@ -233,20 +233,20 @@ impl Told {
     pub(crate) fn missing(&self, cluster: &Cluster) -> anyhow::Result<usize> {
         let client = cluster.client();
         let numbers: Vec<usize> = self.replies.keys().copied().collect();
-        let mut missing = 0;
+        let mut missing = BTreeSet::new();
         for (index, numbers) in numbers.chunks(INSPECT).enumerate() {
             let ids: Vec<String> = numbers.iter().copied().map(id).collect();
             let key = format!("inspect-{}-{index}", self.next);
             let found = client.invoke("inspect", &key, &json!({ "ids": ids, "atomic": true }))?;
             for number in numbers {
                 let row = found["rows"].get(id(*number)).unwrap_or(&Value::Null);
-                missing += usize::from(self.replies.get(number) != Some(row));
+                missing.extend((self.replies.get(number) != Some(row)).then_some(*number));
             }
         }
         for number in numbers.iter().rev().take(INSPECT) {
             let again = client.reserve(*number)?;
-            missing += usize::from(self.replies.get(number) != Some(&again));
+            missing.extend((self.replies.get(number) != Some(&again)).then_some(*number));
         }
-        Ok(missing)
+        Ok(missing.len())
     }
 }

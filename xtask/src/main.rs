@@ -3,13 +3,16 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
+mod build;
 mod ci;
 mod cluster;
+mod http;
 mod power;
 mod run;
 mod sim;
 mod test;
 mod tidy;
+mod volume;
 
 use std::process::ExitCode;
 

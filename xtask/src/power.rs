@@ -4,8 +4,6 @@
 //! durable is tried on devices that do forget ([`volume::Way`]). Before anything else is believed,
 //! a small writer shows that each device forgets what was not flushed, and keeps what was.
 
-mod build;
-mod volume;
 mod writer;
 
 use std::io::{BufRead as _, BufReader};
@@ -14,18 +12,22 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
+use crate::build;
 use crate::cluster::{Cluster, Told, Victim};
 use crate::run::Tally;
-use volume::{Volume, Way};
+use crate::volume::{Volume, Way};
 use writer::{FILE, Mode};
 
 /// Blocks that are acknowledged before the power goes; the writer goes on writing meanwhile.
 const ACKNOWLEDGED: usize = 100;
 
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     step: Option<Step>,
+    /// How often a cluster under load loses power, by each way
+    #[arg(long, default_value_t = LOSSES, value_parser = clap::value_parser!(u32).range(1..=100))]
+    losses: u32,
 }
 
 #[derive(clap::Subcommand)]
@@ -40,7 +42,7 @@ pub(crate) fn command(arguments: Arguments) -> anyhow::Result<Tally> {
     match arguments.step {
         Some(Step::Write(arguments)) => writer::run(&arguments).map(|()| Tally::default()),
         None => {
-            let tally = run()?;
+            let tally = run(arguments.losses)?;
             tally.print_skipped();
             println!("{tally}");
             Ok(tally)
@@ -68,21 +70,21 @@ const EXPECTED: &[(Way, Mode, Fate)] = &[
     (Way::Device, Mode::Direct, Fate::Lost),
 ];
 
-/// How often a cluster loses power in one check.
-const LOSSES: usize = 3;
+/// How often a cluster loses power in one check, unless said otherwise.
+pub(crate) const LOSSES: u32 = 3;
 /// How often a cluster without flushes may be lucky.
-const LOSSES_UNFLUSHED: usize = 10;
+const LOSSES_UNFLUSHED: u32 = 10;
 
 /// Every check that this machine can run.
-pub(crate) fn run() -> anyhow::Result<Tally> {
+pub(crate) fn run(losses: u32) -> anyhow::Result<Tally> {
     println!("$ power");
     let mut tally = devices()?;
-    tally.add(clusters()?);
+    tally.add(clusters(losses)?);
     Ok(tally)
 }
 
 /// Whether a whole cluster keeps what it acknowledged, and whether this would be seen if not.
-fn clusters() -> anyhow::Result<Tally> {
+fn clusters(losses: u32) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     let ways: Vec<Way> = [Way::FileSystem, Way::Device]
         .into_iter()
@@ -102,7 +104,7 @@ fn clusters() -> anyhow::Result<Tally> {
     let program = build::program()?;
     for way in ways {
         let name = format!("power loss by {way}, a cluster under load");
-        tally.add(report(&name, cluster_loses_power(way, &program, LOSSES).and_then(kept)));
+        tally.add(report(&name, cluster_loses_power(way, &program, losses).and_then(kept)));
         if way == Way::Device {
             let name = format!("power loss by {way}, a cluster that does not flush");
             let audit = cluster_loses_power(way, &unflushed, LOSSES_UNFLUSHED);
@@ -113,31 +115,41 @@ fn clusters() -> anyhow::Result<Tally> {
 }
 
 /// What came of a cluster's acknowledged reservations.
+#[derive(Default)]
 struct Audit {
+    /// How often it lost power.
+    losses: u32,
     acknowledged: usize,
+    /// Of these, ones that are not there, or not as they were told.
     missing: usize,
     /// Why it did not come up again, or did not answer.
     broken: Option<anyhow::Error>,
 }
 
 fn kept(audit: Audit) -> anyhow::Result<String> {
-    let Audit { acknowledged, missing, broken } = audit;
+    let Audit { losses, acknowledged, missing, broken } = audit;
     if let Some(error) = broken {
-        return Err(error.context("after the loss of power"));
+        return Err(error.context(format!("after loss of power number {losses}")));
     }
-    anyhow::ensure!(missing == 0, "{missing} of {acknowledged} acknowledged ones are missing");
-    Ok(format!("{acknowledged} acknowledged reservations, none missing"))
+    anyhow::ensure!(
+        missing == 0,
+        "{missing} of {acknowledged} acknowledged reservations are missing after {losses} losses"
+    );
+    Ok(format!(
+        "all nodes at once lost power {losses} times; {acknowledged} reservations acknowledged, 0 \
+         missing"
+    ))
 }
 
 /// A cluster that does not flush must lose something: a reservation, or so much that it does not
 /// come up again.
 fn noticed(audit: Audit) -> anyhow::Result<String> {
-    let Audit { acknowledged, missing, broken } = audit;
+    let Audit { losses: _, acknowledged, missing, broken } = audit;
     if let Some(error) = broken {
         return Ok(format!("broken after {acknowledged} reservations, as expected ({error:#})"));
     }
     anyhow::ensure!(missing > 0, "none of {acknowledged} is missing: it would not be noticed");
-    Ok(format!("{missing} of {acknowledged} acknowledged ones lost, as expected"))
+    Ok(format!("{missing} of {acknowledged} acknowledged reservations lost, as expected"))
 }
 
 fn report(name: &str, result: anyhow::Result<String>) -> Tally {
@@ -149,26 +161,28 @@ fn report(name: &str, result: anyhow::Result<String>) -> Tally {
 }
 
 /// Lets a cluster take reservations and lose power, so often, or until something is missing.
-fn cluster_loses_power(way: Way, program: &Path, losses: usize) -> anyhow::Result<Audit> {
+fn cluster_loses_power(way: Way, program: &Path, losses: u32) -> anyhow::Result<Audit> {
     let mut volume = Volume::create(way)?;
     let mut told = Told::default();
     let data = volume.data().join("cluster");
     let mut cluster = Cluster::start(program, &data)?;
     cluster.deploy(program)?;
+    let mut audit = Audit::default();
     for round in 1..=losses {
         // After a different number of answers each time, so in a different place.
-        told.reserve_until(cluster, 20 + 13 * round, |victim| volume.lose_power(victim))?;
+        let answers = 20 + 13 * round as usize;
+        told.reserve_until(cluster, answers, |victim| volume.lose_power(victim))?;
         volume.restore()?;
-        let acknowledged = told.len();
+        (audit.losses, audit.acknowledged) = (round, told.len());
         let again = Cluster::start(program, &data)
             .and_then(|cluster| Ok((told.missing(&cluster)?, cluster)));
         match again {
             Ok((0, next)) => cluster = next,
-            Ok((missing, _)) => return Ok(Audit { acknowledged, missing, broken: None }),
-            Err(error) => return Ok(Audit { acknowledged, missing: 0, broken: Some(error) }),
+            Ok((missing, _)) => return Ok(Audit { missing, ..audit }),
+            Err(error) => return Ok(Audit { broken: Some(error), ..audit }),
         }
     }
-    Ok(Audit { acknowledged: told.len(), missing: 0, broken: None })
+    Ok(audit)
 }
 
 /// Whether the devices themselves do what is expected of them.

@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Tally> {
         tally.add(doc_tests(arguments)?);
     }
     if arguments.filter.is_none() && arguments.package.is_none() {
-        tally.add(power::run()?);
+        tally.add(power::run(power::LOSSES)?);
     }
     Ok(tally)
 }

@@ -6,31 +6,53 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// How long an answer may take. Every request is answered before its deadline, if only with "still
-/// running"; this is longer.
+/// How long an answer may take unless said otherwise. Every request is answered before its deadline,
+/// if only with "still running"; this is longer.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
 
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+/// What is asked of a server.
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    /// Headers beside those that every request has.
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    pub(crate) body: &'a [u8],
+    /// How long each part of the exchange may take.
+    pub(crate) patience: Duration,
+}
+
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
+/// Posts with an idempotency key.
+pub(crate) fn post(to: SocketAddr, path: &str, key: &str, body: &[u8]) -> anyhow::Result<Reply> {
+    let headers = [("idempotency-key", key)];
+    send(to, &Request { method: "POST", path, headers: &headers, body, patience: ANSWER_MAX })
+}
+
 /// Sends a request on a connection of its own.
-pub(super) fn post(to: SocketAddr, path: &str, key: &str, body: &[u8]) -> anyhow::Result<Reply> {
-    let mut stream = TcpStream::connect_timeout(&to, ANSWER_MAX)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    stream.set_write_timeout(Some(ANSWER_MAX))?;
+pub(crate) fn send(to: SocketAddr, request: &Request<'_>) -> anyhow::Result<Reply> {
+    let Request { method, path, headers, body, patience } = request;
+    let mut stream = TcpStream::connect_timeout(&to, *patience)?;
+    stream.set_read_timeout(Some(*patience))?;
+    stream.set_write_timeout(Some(*patience))?;
     let len = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {len}\r\n\
-         content-type: application/octet-stream\r\nidempotency-key: {key}\r\n\r\n"
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {len}\r\n\
+         content-type: application/octet-stream\r\n"
     );
+    for (name, value) in *headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head += "\r\n";
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! File systems that can lose power.
+//! File systems that can lose power, or become slow.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -14,17 +14,23 @@ use crate::run::{has, target};
 
 /// Size of a volume in bytes.
 const VOLUME_BYTES: u64 = 1 << 30;
+/// The file, beside a rated disk's image, that says how fast it may be.
+const RATE_FILE: &str = "rate";
+/// The rate of a disk that is not held back, in bits per second: more than any has.
+const RATE_UNLIMITED: u64 = 1 << 40;
 /// How long a device may take to appear or to go.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// How a volume loses power.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// The file system is shut down: what it had not written yet is gone. It cannot show a missing
     /// flush of direct writes to blocks that exist already.
     FileSystem,
     /// The disk has a cache and is killed: what it was not told to flush is gone.
     Device,
+    /// The disk has no cache, and can be told to be slow.
+    Rated,
 }
 
 impl fmt::Display for Way {
@@ -32,18 +38,19 @@ impl fmt::Display for Way {
         f.write_str(match self {
             Self::FileSystem => "file system shutdown",
             Self::Device => "device with a write-back cache",
+            Self::Rated => "device with a limited rate",
         })
     }
 }
 
 impl Way {
     /// Why it cannot be had on this machine.
-    pub(super) fn missing(self) -> Option<String> {
+    pub(crate) fn missing(self) -> Option<String> {
         let (programs, packages): (&[&str], &str) = match self {
             Self::FileSystem => {
                 (&["mkfs.ext4", "mount", "python3"], "e2fsprogs, mount and python3-minimal")
             }
-            Self::Device => (
+            Self::Device | Self::Rated => (
                 &["mkfs.ext4", "mount", "nbdkit", "nbdfuse"],
                 "e2fsprogs, mount, nbdkit, libnbd-bin and fuse3",
             ),
@@ -56,22 +63,28 @@ impl Way {
         }
         let devices: &[&str] = match self {
             Self::FileSystem => &["/dev/loop-control"],
-            Self::Device => &["/dev/loop-control", "/dev/fuse"],
+            Self::Device | Self::Rated => &["/dev/loop-control", "/dev/fuse"],
         };
         let device = devices.iter().find(|device| !Path::new(device).exists())?;
         Some(format!("no {device} here; the kernel or the container lacks it"))
     }
 }
 
-fn is_root() -> bool {
+/// Whether this process may do what only root may.
+pub(crate) fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 /// A mounted file system on a file.
-pub(super) struct Volume {
+pub(crate) struct Volume {
     way: Way,
+    /// Where its image and its disk's files are.
     folder: PathBuf,
+    /// Where it is mounted.
+    mount: PathBuf,
+    /// The folder goes with it.
+    is_temporary: bool,
     mounted: bool,
     disk: Option<Disk>,
 }
@@ -84,22 +97,35 @@ struct Disk {
 }
 
 impl Volume {
-    /// Makes an empty file system and mounts it.
-    pub(super) fn create(way: Way) -> anyhow::Result<Self> {
+    /// Makes an empty file system and mounts it, in a folder that goes with it.
+    pub(crate) fn create(way: Way) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = target().join(format!("power-{}-{number}", std::process::id()));
-        let mut volume = Self { way, folder, mounted: false, disk: None };
-        fs::create_dir_all(volume.data())?;
+        let mount = folder.join("data");
+        let is_temporary = true;
+        Self { way, folder, mount, is_temporary, mounted: false, disk: None }.make()
+    }
+
+    /// Makes an empty file system in `folder`, which stays, and mounts it at `mount`.
+    pub(crate) fn create_at(way: Way, folder: PathBuf, mount: PathBuf) -> anyhow::Result<Self> {
+        Self { way, folder, mount, is_temporary: false, mounted: false, disk: None }.make()
+    }
+
+    fn make(self) -> anyhow::Result<Self> {
+        let mut volume = self;
+        fs::create_dir_all(&volume.folder)?;
+        fs::create_dir_all(&volume.mount)?;
         File::create(volume.image())?.set_len(VOLUME_BYTES)?;
-        call(Command::new("mkfs.ext4").arg("-q").arg(volume.image()))?;
+        // Without blocks that only root may use: else a full disk would not be full.
+        call(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(volume.image()))?;
         volume.restore()?;
         Ok(volume)
     }
 
     /// Where it is mounted.
-    pub(super) fn data(&self) -> PathBuf {
-        self.folder.join("data")
+    pub(crate) fn data(&self) -> PathBuf {
+        self.mount.clone()
     }
 
     fn image(&self) -> PathBuf {
@@ -108,10 +134,10 @@ impl Volume {
 
     /// Takes the power away from the volume, and then from who writes to it. What the victim was
     /// told in between it was told rightly.
-    pub(super) fn lose_power(&mut self, victim: Victim) -> anyhow::Result<()> {
+    pub(crate) fn lose_power(&mut self, victim: Victim) -> anyhow::Result<()> {
         match self.way {
             Way::FileSystem => shut_down(&self.data())?,
-            Way::Device => {
+            Way::Device | Way::Rated => {
                 if let Some(disk) = &mut self.disk {
                     disk.server.kill()?;
                     disk.server.wait()?;
@@ -123,11 +149,11 @@ impl Volume {
     }
 
     /// Brings the power back: mounts the file system, which recovers its journal.
-    pub(super) fn restore(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn restore(&mut self) -> anyhow::Result<()> {
         let device = match self.way {
             Way::FileSystem => self.image(),
-            Way::Device => {
-                let disk = Disk::start(&self.folder, &self.image())?;
+            Way::Device | Way::Rated => {
+                let disk = Disk::start(self.way, &self.folder, &self.image())?;
                 let device = disk.mount.join("disk");
                 self.disk = Some(disk);
                 device
@@ -136,6 +162,14 @@ impl Volume {
         call(Command::new("mount").args(["-o", "loop"]).arg(device).arg(self.data()))?;
         self.mounted = true;
         Ok(())
+    }
+
+    /// Lets the disk move so many bits per second, or as many as it can. Only for [`Way::Rated`].
+    pub(crate) fn set_rate(&self, bits_per_s: Option<u64>) -> anyhow::Result<()> {
+        anyhow::ensure!(self.way == Way::Rated, "a {} has no rate", self.way);
+        let fresh = self.folder.join("rate-fresh");
+        fs::write(&fresh, bits_per_s.unwrap_or(RATE_UNLIMITED).to_string())?;
+        Ok(fs::rename(fresh, self.folder.join(RATE_FILE))?)
     }
 
     fn unmount(&mut self) -> anyhow::Result<()> {
@@ -155,6 +189,7 @@ impl Drop for Volume {
         match self.unmount() {
             // What stays mounted must not be deleted through the mount.
             Err(error) => println!("{}: {error:#}; left as it is", self.folder.display()),
+            Ok(()) if !self.is_temporary => {}
             Ok(()) => {
                 let _leftover = fs::remove_dir_all(&self.folder);
             }
@@ -163,7 +198,7 @@ impl Drop for Volume {
 }
 
 impl Disk {
-    fn start(folder: &Path, image: &Path) -> anyhow::Result<Self> {
+    fn start(way: Way, folder: &Path, image: &Path) -> anyhow::Result<Self> {
         let socket = folder.join("socket");
         let mount = folder.join("disk");
         fs::create_dir_all(&mount)?;
@@ -171,9 +206,12 @@ impl Disk {
         let server = Command::new("nbdkit")
             .args(["--foreground", "--exit-with-parent", "--unix"])
             .arg(&socket)
-            .args(["--filter=cache", "file"])
+            .args([if way == Way::Rated { "--filter=rate" } else { "--filter=cache" }, "file"])
             .arg(image)
-            .arg("cache=writeback")
+            .arg(match way {
+                Way::Rated => format!("rate-file={}", folder.join(RATE_FILE).display()),
+                Way::FileSystem | Way::Device => "cache=writeback".to_owned(),
+            })
             .stdin(Stdio::null())
             .spawn()?;
         wait_until("nbdkit listens", || socket.exists())?;
@@ -213,7 +251,8 @@ fn shut_down(mount: &Path) -> anyhow::Result<()> {
     call(Command::new("python3").arg("-c").arg(script).arg(mount))
 }
 
-fn call(command: &mut Command) -> anyhow::Result<()> {
+/// Runs a program that must succeed.
+pub(crate) fn call(command: &mut Command) -> anyhow::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run {program}"))?;
@@ -222,7 +261,8 @@ fn call(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wait_until(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
+/// Waits for something that has to come soon.
+pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
     let began = Instant::now();
     while !done() {
         anyhow::ensure!(began.elapsed() < WAIT_MAX, "waited too long until {what}");

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use crate::run::{cargo, succeeds, target};
 
 /// Builds the program with the profile of the tests, which have built most of it already.
-pub(super) fn program() -> anyhow::Result<PathBuf> {
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
     build(&[])
 }
 
 /// Builds the program with a reactor that never asks for durability, and puts it aside.
-pub(super) fn without_flushes() -> anyhow::Result<PathBuf> {
+pub(crate) fn without_flushes() -> anyhow::Result<PathBuf> {
     let program = build(&["--features", "halfmoon-reactor/planted-no-flush"])?;
     let aside = target().join("debug/halfmoon-without-flushes");
     fs::copy(program, &aside)?;
