@@ -61,8 +61,3 @@ pub(crate) fn mutants() -> anyhow::Result<bool> {
     announce(&command);
     Ok(command.status().context("cannot run cargo")?.success())
 }
-
-/// Runs the tests that kill a whole cluster; whether they passed. They are part of `test` too.
-pub(crate) fn chaos() -> anyhow::Result<bool> {
-    succeeds(cargo().args(["test", "--package", "halfmoon-cli", "--test", "cluster", "crash"]))
-}

@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`, `sim`.
+//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`, `chaos`, `sim`.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod build;
+mod chaos;
 mod ci;
 mod cluster;
 mod http;
@@ -39,8 +40,9 @@ enum Command {
     Mutants,
     /// Run a whole cluster in the simulator, once per seed: faults of all kinds, checked at every step
     Sim(sim::Arguments),
-    /// Kill all processes of a cluster at once, ten times, and look for what was acknowledged
-    Chaos,
+    /// Run a cluster of real processes, each in a network namespace, under faults drawn from a seed:
+    /// kills, stops, partitions, slow and full disks, clocks; and audit every effect
+    Chaos(chaos::Arguments),
     /// Lose power in the middle of writes, on devices that forget what they were not told to flush
     Power(power::Arguments),
 }
@@ -72,7 +74,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
         Command::Tidy => tidy::run()?,
         Command::Mutants => return ci::mutants(),
         Command::Sim(arguments) => return sim::run(&arguments),
-        Command::Chaos => return ci::chaos(),
+        Command::Chaos(arguments) => chaos::command(&arguments)?,
         Command::Power(arguments) => power::command(arguments)?,
     };
     Ok(tally.failed == 0)

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 
 use crate::run::{Output, Tally, cargo, has, target, tee};
-use crate::{power, run};
+use crate::{chaos, power, run};
 
 /// Tests that find that they cannot run here append a line `name: why` to the file that this
 /// variable names, and return. They are counted as skipped, not as passed.
@@ -27,6 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Tally> {
     }
     if arguments.filter.is_none() && arguments.package.is_none() {
         tally.add(power::run(power::LOSSES)?);
+        tally.add(chaos::short()?);
     }
     Ok(tally)
 }
