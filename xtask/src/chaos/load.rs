@@ -25,7 +25,7 @@ const DEADLINE_MS: &str = "2500";
 /// Pause before another gateway is asked.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long a client asks for one reservation while faults happen, before it gives up on the answer.
-const GIVE_UP: Duration = Duration::from_secs(8);
+const GIVE_UP: Duration = Duration::from_secs(4);
 /// Longest filler of a request, in bytes: logs grow by it.
 const FILLER_MAX: u64 = 30_000;
 /// Hotels and flights of the travel application.

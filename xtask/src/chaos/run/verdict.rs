@@ -89,12 +89,13 @@ fn say_counts(run: &Run, happened: &Happened, cluster: &Cluster) {
         count(|told| *told != Told::Unknown),
         count(|told| *told == Told::Full),
         count(|told| *told == Told::Unknown),
-        longest_gap(events).as_secs_f64()
+        longest_gap(events, run.lasting).as_secs_f64()
     );
 }
 
-fn longest_gap(events: &[Event]) -> Duration {
+fn longest_gap(events: &[Event], lasting: Duration) -> Duration {
     let mut answers: Vec<Duration> = events.iter().filter_map(|event| event.ended).collect();
+    answers.extend([Duration::ZERO, lasting]);
     answers.sort_unstable();
     answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
