@@ -14,6 +14,7 @@ use halfmoon_protocol::root::{self, Request};
 use halfmoon_wire::{Condition, Evict, InstanceId, RecordKind, RecordRef, SeqNum, tag};
 
 use crate::command::{DeployBinary, DeployFailed, Deployed, Ended};
+use crate::fresh::{self, TailLease};
 use crate::ids::Draw;
 use crate::manifest::{Deploy, Version};
 use crate::metrics::{Metrics, count};
@@ -60,6 +61,8 @@ pub(crate) struct Hot {
     pub(crate) stopping: Cell<bool>,
     /// The log is applied up to the tail that it had when this engine started.
     pub(crate) caught_up: Cell<bool>,
+    /// How long ago that was last so.
+    pub(crate) lease: TailLease,
     ended: RefCell<VecDeque<(InstanceId, Ended, SeqNum)>>,
     /// Roots to take up: inherited, or started by a step of this engine's.
     adopted: RefCell<VecDeque<InstanceId>>,
@@ -96,6 +99,7 @@ impl Hot {
             registered: Cell::new(SeqNum::ZERO),
             stopping: Cell::new(false),
             caught_up: Cell::new(false),
+            lease: TailLease::default(),
             ended: RefCell::default(),
             adopted: RefCell::default(),
         })
@@ -198,15 +202,9 @@ impl Hot {
         self.log.set_safe_point(self.least_floor());
     }
 
-    /// Notes when the log is applied up to the tail that it has now.
-    pub(crate) fn catch_up(self: &Rc<Self>) {
-        let hot = Rc::clone(self);
-        let task = async move {
-            if hot.log.catch_up().await.is_ok() {
-                hot.caught_up.set(true);
-            }
-        };
-        self.executor.spawn(task).map(drop).ok();
+    /// Sees to it that this engine knows the log up to its tail, from now on.
+    pub(crate) fn stay_fresh(self: &Rc<Self>) {
+        self.executor.spawn(fresh::stay(Rc::clone(self))).map(drop).ok();
     }
 
     /// Takes up the roots that are waiting for that, once the engine is up.

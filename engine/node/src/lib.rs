@@ -24,6 +24,7 @@ pub mod binaries;
 pub mod command;
 mod config;
 mod describe;
+mod fresh;
 pub mod gateway;
 mod hot;
 pub mod ids;

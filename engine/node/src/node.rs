@@ -226,7 +226,7 @@ impl Node {
     }
 
     fn serve(&mut self, stop: &AtomicBool) -> Result<(), RunError> {
-        self.hot.catch_up();
+        self.hot.stay_fresh();
         let mut until: Option<Instant> = None;
         loop {
             if stop.load(Ordering::Relaxed) && until.is_none() {

@@ -3,6 +3,7 @@
 //! cannot be killed, so a killed one is cut off and left to itself.
 
 mod effects;
+mod fresh;
 mod inherited;
 mod keys;
 mod outages;
@@ -212,7 +213,7 @@ impl Engine {
             draw: Arc::new(Draw::seeded([7; 32])),
         });
         hot.fold();
-        hot.catch_up();
+        hot.stay_fresh();
         Self { world, hot, app, silent, directory }
     }
 

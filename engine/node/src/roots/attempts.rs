@@ -10,6 +10,7 @@ use halfmoon_wire::SeqNum;
 
 use super::{Origin, Root, decided};
 use crate::command::{Consistency, Ended, Invoked};
+use crate::fresh;
 use crate::hot::{Hot, ended};
 use crate::ids::fingerprint;
 use crate::manifest::{ATTEMPTS_DEFAULT, Version};
@@ -163,7 +164,11 @@ async fn prepare(hot: &Rc<Hot>, root: &Root) -> Result<Option<Request<Value>>, I
     let unavailable = |error: halfmoon_client::LogError| Invoked::Unavailable(error.to_string());
     let linearizable = invoke.consistency == Consistency::Linearizable;
     if linearizable || invoke.cursor > hot.log.applied() {
-        hot.log.catch_up().await.map_err(unavailable)?;
+        fresh::renew(hot).await.map_err(unavailable)?;
+    }
+    // However long that took: an engine that is cut off must not start roots on what it knew before.
+    while !hot.lease.is_fresh(hot.executor.now_ns()) {
+        fresh::renew(hot).await.map_err(unavailable)?;
     }
     // Whoever was given a cursor was given one that is in the log.
     if invoke.cursor > hot.log.applied() {
@@ -178,7 +183,7 @@ async fn prepare(hot: &Rc<Hot>, root: &Root) -> Result<Option<Request<Value>>, I
         Some(function) => function,
         None => {
             // It may have been deployed through another engine a moment ago.
-            hot.log.catch_up().await.map_err(unavailable)?;
+            fresh::renew(hot).await.map_err(unavailable)?;
             root.floor.set(hot.log.applied());
             find().ok_or_else(|| Invoked::Unknown(hot.registry.borrow().near(&invoke.function)))?
         }
