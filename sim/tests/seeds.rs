@@ -16,3 +16,9 @@ fn the_end_of_a_lane_whose_slot_is_taken_again_is_not_lost() {
         passes(seed);
     }
 }
+
+/// An attempt that was refused before it had a run took the run that had won for one that was lost.
+#[test]
+fn a_root_that_is_refused_before_it_has_a_run_joins_the_one_that_won() {
+    passes(8313);
+}

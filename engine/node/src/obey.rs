@@ -89,9 +89,8 @@ async fn status(hot: &Rc<Hot>, id: InstanceId) -> RootStatus {
         Ok(root::Reload::Ended(end)) => {
             RootStatus::Ended { ended: ended(end.status, &end.result), cursor: end.point.cursor }
         }
-        Ok(root::Reload::StartOver) => RootStatus::Unknown,
         // Steps and no Finish: that is what running looks like.
-        Err(Stop::Fault(_)) => {
+        Ok(root::Reload::StartOver) | Err(Stop::Fault(_)) => {
             RootStatus::Running { function: None, attempts: 0, here: false, trouble: None }
         }
         Err(stop) => RootStatus::Unavailable(stop.to_string()),

@@ -132,10 +132,11 @@ pub async fn reload<O: Ops>(
         return Ok(Reload::Ended(ended));
     }
     let winner = winner(root, first)?.1.map(|init| init.run());
-    match (winner, run) {
-        // It lost, on an engine that had not seen so: its cursor says nothing about the winner's.
-        (Some(winner), Some(own)) if winner != own => Ok(Reload::StartOver),
-        (Some(_) | None, _) => Err(Fault::SnapshotLost { root }.into()),
+    match winner {
+        // It lost, on an engine that had not seen so, or was stopped before it had a run: its cursor
+        // says nothing about the winner's.
+        Some(winner) if run != Some(winner) => Ok(Reload::StartOver),
+        Some(_) | None => Err(Fault::SnapshotLost { root }.into()),
     }
 }
 

@@ -250,8 +250,7 @@ impl FunctionWork {
     async fn reload(&self, live: &Live) -> Next {
         let log = &live.hot.life.log;
         let ops = SimOps::new(live.hot.life.clone(), self.0.nonces.clone());
-        let Ok(tail) = log.tail().await else { return Next::Over };
-        if log.wait_applied(tail).await.is_err() {
+        if log.catch_up().await.is_err() {
             return Next::Over;
         }
         match root::reload(&ops, live.key.0, live.run.take()).await {

@@ -10,6 +10,7 @@ use halfmoon_wire::{
 use super::fake::{ENGINE, LIFE, World};
 use super::{Engine, Gate, Setup, keyed, returned};
 use crate::command::{Consistency, Invoke, Invoked, RootStatus};
+use crate::manifest::Protocol;
 use crate::pool::PoolConfig;
 
 const HEIR: (NodeId, Incarnation) = (NodeId(10), Incarnation(1));
@@ -83,9 +84,9 @@ fn a_root_whose_end_is_refused_below_the_safe_point_is_not_taken_for_ended() {
 }
 
 /// The record by which an engine begins a root at `key`, at an initial cursor of at least 20.
-pub(super) fn init_of_another() -> (Vec<Tag>, Vec<u8>, SeqNum) {
+pub(super) fn init_of_another(protocol: Protocol) -> (Vec<Tag>, Vec<u8>, SeqNum) {
     let gate = Gate::default();
-    let mut engine = Engine::new(app(&gate));
+    let mut engine = Engine::new(under(protocol, &gate));
     engine.world.log.borrow_mut().recs.len();
     while engine.hot.log.applied() < SeqNum(20) {
         engine.world.log.borrow_mut().move_safe_point(0);
@@ -99,12 +100,26 @@ pub(super) fn init_of_another() -> (Vec<Tag>, Vec<u8>, SeqNum) {
     (record.tags.clone(), parsed.payload().to_vec(), parsed.floor())
 }
 
+fn under(protocol: Protocol, gate: &Gate) -> Setup {
+    Setup { protocol: Some(protocol), ..Setup::from(app(gate)) }
+}
+
 #[test]
 fn an_engine_that_lags_joins_the_run_of_another_whose_init_it_had_not_seen() {
-    let (tags, payload, cursor) = init_of_another();
+    joins_the_run_of_another(Protocol::HalfmoonRead);
+}
+
+/// Its first append is made before it has a run.
+#[test]
+fn an_engine_that_lags_and_logs_every_start_joins_the_run_of_another() {
+    joins_the_run_of_another(Protocol::Boki);
+}
+
+fn joins_the_run_of_another(protocol: Protocol) {
+    let (tags, payload, cursor) = init_of_another(protocol);
     let gate = Gate::default();
     gate.open();
-    let mut engine = Engine::new(app(&gate));
+    let mut engine = Engine::new(under(protocol, &gate));
     engine.rounds(20);
     let applied = engine.hot.log.applied().0;
     for node in 0..3 {

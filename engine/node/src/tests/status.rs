@@ -6,6 +6,7 @@ use super::fake::{ENGINE, LIFE, World};
 use super::inherited::{app, init_of_another};
 use super::{Engine, Gate, keyed};
 use crate::command::{Command, RootStatus};
+use crate::manifest::Protocol;
 use crate::pool::PoolConfig;
 
 #[test]
@@ -19,7 +20,7 @@ fn an_engine_that_has_not_seen_the_end_of_the_log_does_not_say_that_a_root_is_un
 
 #[test]
 fn an_engine_that_lags_does_not_say_that_a_root_is_unknown() {
-    let (tags, payload, _) = init_of_another();
+    let (tags, payload, _) = init_of_another(Protocol::HalfmoonRead);
     let gate = Gate::default();
     let mut engine = Engine::new(app(&gate));
     engine.rounds(20);
