@@ -74,6 +74,16 @@ rules! {
     CellFromOne,
     /// A write of the state store ends when one node has it.
     PutOnOne,
+    /// A member that copies the state is asked what it has before it has all of it.
+    ReadsBeforeWhole,
+    /// A new member copies the state from one node.
+    CopiedFromOne,
+    /// A node tells what its embedded engine has before that has all that it acknowledged.
+    ScanMissesOverlay,
+    /// A node lets its state be copied before it has promised to the copier's epoch.
+    ScanBeforePromise,
+    /// A member says that it has copied the state before that is durable.
+    CopiedBeforeDurable,
 }
 
 #[cfg(feature = "mutants")]

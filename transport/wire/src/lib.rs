@@ -30,7 +30,7 @@ pub use record::{
     Evict, NewRecord, Open, RECORD_HEADER_BYTES, RecordKind, RecordRef, Records, SafePoint, TagPos,
     encoded_len,
 };
-pub use state::{Landing, ObjectKey, StateReply, StateRequest, StoredCell, ValueSource};
+pub use state::{Landing, ObjectKey, StateReply, StateRequest, Stored, StoredCell, ValueSource};
 
 /// Version of everything in this package that crosses a wire or lies on a disk. Two nodes with
 /// different versions do not talk.

@@ -20,3 +20,13 @@ pub const MESSAGE_MAX_BYTES: usize = 512 * 1024;
 pub const HISTORY_MAX: usize = 4096;
 /// Bytes of one piece of a function binary.
 pub const BLOB_CHUNK_BYTES: usize = 256 * 1024;
+/// Longest key of the state store as it is stored: what kind it is of, the table's name with its
+/// length, the object's key, the version.
+pub const STORED_KEY_MAX_BYTES: usize = 1 + 2 + TABLE_NAME_MAX_BYTES + KEY_MAX_BYTES + 16;
+/// Longest value of the state store as it is stored: a cell's place in the order stands before it.
+pub const STORED_VALUE_MAX_BYTES: usize = VALUE_MAX_BYTES + 8 + 4 + 16 + 1;
+/// Bytes of keys and values in one page of a scan: little enough that whoever else uses the lane, the
+/// disk or the engine's reader does not notice.
+pub const SCAN_PAGE_BYTES: usize = 256 * 1024;
+/// Keys of one page of a scan.
+pub const SCAN_ITEMS_MAX: usize = 1024;

@@ -17,6 +17,7 @@
 //! | [`Message::ReadLog`] / [`Message::LogChunk`] | any → storage | records below the window |
 //! | [`Message::Staging`] | storage → engine | where large values of puts may be written |
 //! | [`Message::State`] / [`Message::StateAnswer`] | engine ⇄ storage | the state store |
+//! | the same, with a scan | storage ⇄ storage | a new member copies the state |
 //! | [`Message::AskStatus`] / [`Message::Status`] | any ⇄ storage | how is it? |
 
 use crate::limits::{HISTORY_MAX, MESSAGE_MAX_BYTES};

@@ -1,6 +1,10 @@
-//! What engines ask of the state store on the storage nodes, and its answers.
+//! What engines ask of the state store on the storage nodes, and its answers; and how a new member
+//! copies it.
 
-use crate::limits::{BLOB_CHUNK_BYTES, KEY_MAX_BYTES, MESSAGE_MAX_BYTES, TABLE_NAME_MAX_BYTES};
+use crate::limits::{
+    BLOB_CHUNK_BYTES, KEY_MAX_BYTES, MESSAGE_MAX_BYTES, SCAN_ITEMS_MAX, SCAN_PAGE_BYTES,
+    STORED_KEY_MAX_BYTES, STORED_VALUE_MAX_BYTES, TABLE_NAME_MAX_BYTES,
+};
 use crate::{CellTuple, DecodeError, Reader, SeqNum, VersionId, Writer};
 
 /// An object: a key of a table. The table's name includes its namespace.
@@ -107,6 +111,15 @@ pub enum StateRequest<'a> {
         /// Where the piece begins.
         offset: u64,
     },
+    /// All that is stored, a page at a time, by key: for a member that copies the state. Only a node
+    /// that has all of it answers, and only once it has promised the asker's epoch durably. The answer
+    /// is [`StateReply::Page`].
+    Scan {
+        /// The page begins after this key, as it is stored; empty: at the beginning.
+        after: &'a [u8],
+        /// So many bytes of the first value were on the page before, on this lane.
+        offset: u32,
+    },
 }
 
 /// A cell as it is stored.
@@ -116,6 +129,17 @@ pub struct StoredCell<'a> {
     pub tuple: CellTuple,
     /// The value; `None` is a tombstone.
     pub value: Option<ValueSource<'a>>,
+}
+
+/// A key with its value, both as they are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Bytes of the value.
+    pub total: u32,
+    /// The value, or a piece of it.
+    pub bytes: &'a [u8],
 }
 
 /// An answer of the state store.
@@ -145,6 +169,14 @@ pub enum StateReply<'a> {
     },
     /// The blob is not here, or not whole.
     NoBlob,
+    /// A page of what is stored.
+    Page {
+        /// Keys and values, keys ascending. Of the last the value may be cut; the page after this one
+        /// goes on with it.
+        items: Vec<Stored<'a>>,
+        /// Nothing comes after.
+        end: bool,
+    },
     /// The node cannot serve this now; the text says why. Whether a write took effect is unknown.
     Failed(&'a str),
 }
@@ -191,6 +223,14 @@ impl<'a> ValueSource<'a> {
     }
 }
 
+impl Stored<'_> {
+    /// Whether all of the value is here.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.bytes.len() == self.total as usize
+    }
+}
+
 impl Landing {
     fn encode(self, out: &mut Writer<'_>) {
         out.u32(self.region).u64(self.offset).u32(self.capacity);
@@ -203,6 +243,21 @@ impl Landing {
 
 fn put_landing(out: &mut Writer<'_>, landing: Option<Landing>) {
     out.option(landing, |out, landing| landing.encode(out));
+}
+
+fn take_page<'a>(reader: &mut Reader<'a>) -> Result<Vec<Stored<'a>>, DecodeError> {
+    let count = reader.count(SCAN_ITEMS_MAX)?;
+    let mut items: Vec<Stored<'a>> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (key, total) = (reader.bytes(STORED_KEY_MAX_BYTES)?, reader.u32()?);
+        let bytes = reader.bytes(SCAN_PAGE_BYTES.min(total as usize))?;
+        let ascends = items.last().is_none_or(|last| last.key < key && last.is_whole());
+        if !ascends || total as usize > STORED_VALUE_MAX_BYTES {
+            return Err(reader.bad(u64::from(total)));
+        }
+        items.push(Stored { key, total, bytes });
+    }
+    Ok(items)
 }
 
 fn hash(reader: &mut Reader<'_>) -> Result<[u8; 32], DecodeError> {
@@ -253,6 +308,9 @@ impl<'a> StateRequest<'a> {
             Self::GetBlob { hash, offset } => {
                 out.u8(6).raw(&hash).u64(offset);
             }
+            Self::Scan { after, offset } => {
+                out.u8(8).bytes(after).u32(offset);
+            }
         }
     }
 
@@ -270,6 +328,12 @@ impl<'a> StateRequest<'a> {
         }
         if kind == 6 {
             return Ok(Self::GetBlob { hash: hash(reader)?, offset: reader.u64()? });
+        }
+        if kind == 8 {
+            return Ok(Self::Scan {
+                after: reader.bytes(STORED_KEY_MAX_BYTES)?,
+                offset: reader.u32()?,
+            });
         }
         let object = ObjectKey::decode(reader)?;
         Ok(match kind {
@@ -334,6 +398,12 @@ impl<'a> StateReply<'a> {
                     out.tuple(tuple);
                 });
             }
+            Self::Page { items, end } => {
+                out.u8(8).u8(u8::from(*end)).u32(u32::try_from(items.len()).unwrap_or(u32::MAX));
+                for Stored { key, total, bytes } in items {
+                    out.bytes(key).u32(*total).bytes(bytes);
+                }
+            }
         }
     }
 
@@ -353,6 +423,7 @@ impl<'a> StateReply<'a> {
             5 => Self::NoBlob,
             6 => Self::Failed(reader.text(MESSAGE_MAX_BYTES)?),
             7 => Self::Tuple(reader.option(Reader::tuple)?),
+            8 => Self::Page { end: reader.flag()?, items: take_page(reader)? },
             other => return Err(reader.bad(u64::from(other))),
         })
     }

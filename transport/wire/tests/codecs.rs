@@ -157,6 +157,8 @@ fn state_samples() -> Vec<Message<'static>> {
         state(StateRequest::GetBase { object, floor: SeqNum(2), landing }),
         state(StateRequest::PutBlob { hash: [3; 32], total: 9, offset: 0, bytes: b"elf" }),
         state(StateRequest::GetBlob { hash: [3; 32], offset: 5 }),
+        state(StateRequest::Scan { after: b"", offset: 0 }),
+        state(StateRequest::Scan { after: b"c\0\x01tk", offset: 300_000 }),
         answer(StateReply::Done),
         answer(StateReply::Cell(None)),
         answer(StateReply::Cell(Some(StoredCell { tuple, value: None }))),
@@ -166,6 +168,14 @@ fn state_samples() -> Vec<Message<'static>> {
         answer(StateReply::NoBlob),
         answer(StateReply::Tuple(None)),
         answer(StateReply::Tuple(Some(tuple))),
+        answer(StateReply::Page { items: vec![], end: true }),
+        answer(StateReply::Page {
+            items: vec![
+                Stored { key: b"c1", total: 3, bytes: b"abc" },
+                Stored { key: b"c2", total: 9, bytes: b"ab" },
+            ],
+            end: false,
+        }),
         answer(StateReply::Failed("disk full")),
     ]
 }
@@ -175,6 +185,22 @@ fn every_message_comes_back_as_it_was() {
     for message in samples() {
         assert_eq!(Message::parse(&message.to_bytes()).unwrap(), message);
     }
+}
+
+#[test]
+fn a_page_out_of_order_or_cut_in_the_middle_is_none() {
+    let stored = |key, total, bytes| Stored { key, total, bytes };
+    let parses = |items: &[Stored<'static>]| {
+        let reply = StateReply::Page { items: items.to_vec(), end: false };
+        Message::parse(&Message::StateAnswer { token: 1, reply }.to_bytes()).is_ok()
+    };
+    let (first, second) = (stored(b"c1", 1, b"x"), stored(b"c2", 1, b"y"));
+    assert!(parses(&[first, second]) && parses(&[first, stored(b"c2", 2, b"y")]));
+    assert!(!parses(&[second, first]) && !parses(&[first, first]));
+    assert!(!parses(&[stored(b"c1", 2, b"x"), second]), "the next value after a cut one");
+    assert!(!parses(&[stored(b"c1", 1, b"xy")]), "more than all of a value");
+    let long = u32::try_from(limits::STORED_VALUE_MAX_BYTES).unwrap();
+    assert!(parses(&[stored(b"c1", long, b"x")]) && !parses(&[stored(b"c1", long + 1, b"x")]));
 }
 
 #[test]

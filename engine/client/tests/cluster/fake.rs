@@ -578,6 +578,7 @@ impl Storage {
                 let (total, bytes) = (blob.len() as u64, &blob[from..to]);
                 self.answer(lane, token, StateReply::Blob { total, bytes });
             }
+            StateRequest::Scan { .. } => unreachable!("engines do not copy the state"),
         }
     }
 

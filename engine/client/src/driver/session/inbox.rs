@@ -222,6 +222,8 @@ fn owned(reply: StateReply<'_>) -> Reply {
         StateReply::NeedRoom { len } => Reply::NeedRoom(len),
         StateReply::Blob { total, bytes } => Reply::Blob { total, bytes: bytes.to_vec() },
         StateReply::NoBlob => Reply::NoBlob,
+        // An engine does not ask for pages.
+        StateReply::Page { .. } => Reply::Failed,
         StateReply::Failed(why) => {
             tracing::debug!(why, "a storage node cannot serve a request");
             Reply::Failed
