@@ -29,6 +29,7 @@ use crate::shared::Shared;
 use crate::time::{MICRO, MILLI};
 
 use engine::{EngineFiles, SimEngine};
+pub use keeper::Registry;
 use keeper::{Chore, SimKeeper};
 use platter::{Effect, File, Op, Platter};
 
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     pool: Vec<(Which, usize)>,
     /// The names of the logs, once it is noted that they have begun.
     identity: Option<(LogId, LogId)>,
+    /// It is noted that all of the state is here.
+    whole: bool,
     /// The names that the current life uses.
     drawn: (LogId, LogId),
     chores: VecDeque<Chore>,
@@ -113,6 +116,7 @@ impl Drive {
             names: BTreeMap::new(),
             pool: Vec::new(),
             identity: None,
+            whole: false,
             drawn: nobody,
             chores: VecDeque::new(),
             serial: 0,
@@ -143,14 +147,14 @@ impl Drive {
         engine.crash(random);
     }
 
-    /// Reads back what is there, for the next life. `find` looks up where a storage node listens.
+    /// Reads back what is there, for the next life.
     ///
     /// # Errors
     /// When what was durable is not there any more, which no crash may bring about.
     pub fn open(
         &self,
         config: &RoleConfig,
-        find: keeper::Find,
+        registry: Box<dyn Registry>,
     ) -> Result<Ground<SimDisk>, NodeError> {
         let mut inner = self.0.borrow_mut();
         let known = inner.identity.is_some();
@@ -164,11 +168,12 @@ impl Drive {
         let state_config = config.state_log(state_id);
         let state = inner.recover(Which::State, state_config, known, |batch| puts.take(batch))?;
         let puts = puts.finish()?;
+        let whole = inner.whole;
         drop(inner);
         let disk = SimDisk(self.clone());
-        let keeper = Box::new(SimKeeper::new(self.clone(), find));
+        let keeper = Box::new(SimKeeper::new(self.clone(), registry));
         let engine = Box::new(SimEngine::new(self.clone()));
-        Ok(Ground { disk, keeper, engine, log, state, puts })
+        Ok(Ground { disk, keeper, engine, log, state, puts, whole })
     }
 }
 

@@ -1,9 +1,11 @@
 //! The embedded engine: a map, and what of it is persisted.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::ops::Bound;
 use std::sync::Arc;
 
-use halfmoon_storage::{Engine, EngineEvent, Put};
+use halfmoon_storage::{Engine, EngineEvent, Page, Put};
 
 use super::Drive;
 use crate::random::Random;
@@ -41,6 +43,7 @@ enum Write {
 enum Read {
     Value(u64, Arc<[u8]>),
     Blob(u64),
+    Page(u64, Arc<[u8]>),
 }
 
 impl EngineFiles {
@@ -84,6 +87,11 @@ impl SimEngine {
         ready_at
     }
 
+    fn ask(&mut self, read: Read) {
+        let ready_at = self.ready_at(self.reads.back().map(|(at, _)| *at));
+        self.reads.push_back((ready_at, read));
+    }
+
     fn write(&mut self, write: Write) {
         let ready_at = self.ready_at(self.writes.back().map(|(at, _)| *at));
         self.writes.push_back((ready_at, write));
@@ -104,13 +112,15 @@ impl Engine for SimEngine {
     }
 
     fn read(&mut self, id: u64, key: Arc<[u8]>) {
-        let ready_at = self.ready_at(self.reads.back().map(|(at, _)| *at));
-        self.reads.push_back((ready_at, Read::Value(id, key)));
+        self.ask(Read::Value(id, key));
     }
 
     fn read_blob(&mut self, id: u64, _hash: [u8; 32], _offset: u64) {
-        let ready_at = self.ready_at(self.reads.back().map(|(at, _)| *at));
-        self.reads.push_back((ready_at, Read::Blob(id)));
+        self.ask(Read::Blob(id));
+    }
+
+    fn scan(&mut self, id: u64, after: Arc<[u8]>) {
+        self.ask(Read::Page(id, after));
     }
 
     fn next(&mut self) -> Option<EngineEvent> {
@@ -138,6 +148,13 @@ impl Engine for SimEngine {
                 }
                 // Binaries are not part of the simulated world.
                 Read::Blob(id) => Some(EngineEvent::Blob(id, None)),
+                Read::Page(id, after) => {
+                    let rest = (Bound::Excluded(after), Bound::Unbounded);
+                    let rest = inner.engine.now.range(rest);
+                    let pairs = rest.map(|(key, value)| Ok((key.clone(), value.clone())));
+                    let Ok::<_, Infallible>(page) = Page::take(pairs);
+                    Some(EngineEvent::Page(id, page))
+                }
             },
             (_, None) => None,
         }

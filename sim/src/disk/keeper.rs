@@ -9,8 +9,14 @@ use halfmoon_wire::NodeId;
 use super::{Drive, Inner};
 use crate::time::MICRO;
 
-/// Looks up where a storage node listens, at the moment it is called.
-pub(super) type Find = Box<dyn Fn(NodeId) -> Option<SocketAddr>>;
+/// What a keeper asks the metadata store, at the moment it is called.
+pub trait Registry {
+    /// Where a storage node listens.
+    fn find(&self, node: NodeId) -> Option<SocketAddr>;
+
+    /// Writes down that the keeper's node has copied the state; whether that was done.
+    fn mark_copied(&self) -> bool;
+}
 
 /// Duration of a chore, in ns: least and most.
 const CHORE_NS: (u64, u64) = (50 * MICRO, 3000 * MICRO);
@@ -27,17 +33,18 @@ enum Task {
     Prepare(Which, SegmentId),
     Recycle(Which, SegmentId),
     Find(NodeId),
+    Whole,
 }
 
 /// The keeper of one life of a node.
 pub(crate) struct SimKeeper {
     drive: Drive,
-    find: Find,
+    registry: Box<dyn Registry>,
 }
 
 impl SimKeeper {
-    pub(super) fn new(drive: Drive, find: Find) -> Self {
-        Self { drive, find }
+    pub(super) fn new(drive: Drive, registry: Box<dyn Registry>) -> Self {
+        Self { drive, registry }
     }
 
     fn ask(&mut self, task: Task) -> Result<(), NodeError> {
@@ -76,7 +83,11 @@ impl Keeper<usize> for SimKeeper {
                     return Some(Kept::Prepared(which, segment));
                 }
                 Task::Recycle(which, id) => inner.recycle(which, id),
-                Task::Find(node) => return Some(Kept::Found(node, (self.find)(node))),
+                Task::Find(node) => return Some(Kept::Found(node, self.registry.find(node))),
+                Task::Whole => {
+                    inner.whole = true;
+                    return Some(Kept::Whole { is_known: self.registry.mark_copied() });
+                }
             }
         }
         None
@@ -86,6 +97,10 @@ impl Keeper<usize> for SimKeeper {
         let mut inner = self.drive.0.borrow_mut();
         inner.identity = Some(inner.drawn);
         Ok(())
+    }
+
+    fn whole(&mut self) -> Result<(), NodeError> {
+        self.ask(Task::Whole)
     }
 }
 
@@ -100,6 +115,8 @@ impl Inner {
                 Task::Prepare(which, id) => drop(self.prepare(which, id)),
                 Task::Recycle(which, id) => self.recycle(which, id),
                 Task::Find(_) => {}
+                // The directory may say so although the metadata store was not told.
+                Task::Whole => self.whole = true,
             }
         }
     }

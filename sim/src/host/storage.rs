@@ -1,15 +1,17 @@
 //! A storage node: the role, on a simulated disk.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use halfmoon_meta::{NodeEntry, nodes};
+use halfmoon_meta::{ClusterError, NodeEntry, cluster, disks, nodes};
 use halfmoon_storage::{NodeError, Role, RoleConfig};
 use halfmoon_transport::{Endpoint, EndpointOptions};
 use halfmoon_wire::{Hello, NodeId, Role as WireRole};
 
 use super::{CLUSTER, Env, Machine, Turned, listen_at};
-use crate::disk::{Drive, SimDisk};
+use crate::disk::{Drive, Registry, SimDisk};
+use crate::meta::SimMeta;
 use crate::net::{Host, SimTransport};
 use crate::time::{Clock, MILLI};
 
@@ -33,6 +35,23 @@ pub(crate) struct StorageHost {
     clock: Clock,
     drive: Drive,
     life: Option<Life>,
+}
+
+/// What the keeper of a node asks of the metadata store.
+struct Known {
+    meta: SimMeta,
+    node: NodeId,
+}
+
+impl Registry for Known {
+    fn find(&self, node: NodeId) -> Option<SocketAddr> {
+        let found = nodes::find(&self.meta, WireRole::Storage, node).ok()?;
+        found.map(|entry| entry.address)
+    }
+
+    fn mark_copied(&self) -> bool {
+        cluster::mark_copied(&self.meta, self.node).is_ok()
+    }
 }
 
 struct Life {
@@ -73,13 +92,9 @@ impl StorageHost {
     fn open(&self) -> Option<Life> {
         let env = &self.env;
         let incarnation = nodes::next_incarnation(&env.meta, self.node).ok()?;
-        let meta = env.meta.clone();
-        let find = move |node| {
-            let found = nodes::find(&meta, WireRole::Storage, node).ok()?;
-            found.map(|entry| entry.address)
-        };
+        let registry = Box::new(Known { meta: env.meta.clone(), node: self.node });
         let config = self.config();
-        let ground = match self.drive.open(&config, Box::new(find)) {
+        let ground = match self.drive.open(&config, registry) {
             Ok(ground) => ground,
             Err(error) => {
                 env.judge.object(env.now(), READS_BACK, format!("node {}: {error}", self.node));
@@ -103,6 +118,16 @@ impl StorageHost {
     }
 }
 
+impl Life {
+    /// Makes the directory the node's, asks whether its state is there, and tells where it listens.
+    fn publish(&mut self, meta: &SimMeta) -> Result<(), ClusterError> {
+        let node = self.entry.node();
+        disks::claim(meta, node, self.role.log_name())?;
+        self.role.set_has_state(cluster::read(meta)?.has_state(node));
+        nodes::publish(meta, &self.entry)
+    }
+}
+
 impl Machine for StorageHost {
     fn host(&self) -> Host {
         self.host
@@ -123,7 +148,7 @@ impl Machine for StorageHost {
         match life.role.turn(instant) {
             Ok(more) => {
                 if !life.is_published && life.role.has_begun() {
-                    life.is_published = nodes::publish(&self.env.meta, &life.entry).is_ok();
+                    life.is_published = life.publish(&self.env.meta).is_ok();
                 }
                 Turned::Until(if more { now } else { now + SLEEP_NS })
             }

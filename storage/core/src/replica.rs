@@ -253,6 +253,12 @@ impl Replica {
         }
     }
 
+    /// The highest epoch promised, and whether that promise survives a crash.
+    #[must_use]
+    pub const fn promised(&self) -> (Epoch, bool) {
+        (self.log.accepted().promised, self.log.durable().ticket.0 >= self.promise.0)
+    }
+
     /// The watermark to publish, and its epoch, if there is one.
     #[must_use]
     pub fn watermark(&self) -> Option<(Epoch, SeqNum)> {

@@ -381,7 +381,8 @@ fn sorted(members: &[NodeId]) -> Result<Vec<u32>, ClusterError> {
 }
 
 /// The least number of members of which at least one is in every quorum.
-const fn blocking(members: usize) -> usize {
+#[must_use]
+pub const fn blocking(members: usize) -> usize {
     members - members / 2
 }
 

@@ -57,8 +57,8 @@ pub enum NodeError {
     /// The directory is empty, and the node has served from another one.
     #[error(
         "{} is empty, but storage node {node} has held data before, which the cluster counts on. \
-         If that disk is lost, the node cannot come back: a new one, under a new number, takes its \
-         place",
+         If that disk is lost, the node cannot come back: start one under a new number, on an empty \
+         directory, and run `halfmoon node replace {node} NEW` with that number",
         path.display()
     )]
     DiskLost {
@@ -77,8 +77,11 @@ pub enum NodeError {
         node: NodeId,
     },
     /// The identity file does not parse.
-    #[error("{} is damaged ({what}); restore it, or start the node empty as a new member",
-        path.display())]
+    #[error(
+        "{} is damaged ({what}); restore it. If it cannot be, start a node under a new number, on an \
+         empty directory, and run `halfmoon node replace OLD NEW` with the two numbers",
+        path.display()
+    )]
     IdentityDamaged {
         /// The identity file.
         path: PathBuf,
@@ -142,8 +145,9 @@ pub enum NodeError {
     /// The embedded engine lacks what the state log has given up because the engine had it.
     #[error(
         "the state store holds the state log only up to entry {found}, and the log begins after \
-         {expected}: state that was acknowledged is missing. Move the node's data directory away and \
-         start it empty, as a new member: it then copies from its peers"
+         {expected}: state that was acknowledged is missing. Start a node under a new number, on an \
+         empty directory, and run `halfmoon node replace OLD NEW` with the two numbers: it copies log \
+         and state from the others"
     )]
     StoreBehind {
         /// What it has.

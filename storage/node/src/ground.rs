@@ -54,6 +54,8 @@ pub struct Ground<D: Disk> {
     pub state: Opened<D::File>,
     /// The writes in the state log.
     pub puts: Vec<Put>,
+    /// It was written down that all of the state is here.
+    pub whole: bool,
 }
 
 /// Does what may take long and is not on the way of an append. Each call returns at once; what came
@@ -73,6 +75,10 @@ pub trait Keeper<F> {
 
     /// Both logs have begun, durably: from the return of this call on their absence is a loss.
     fn begun(&mut self) -> Result<(), NodeError>;
+
+    /// All of the state is here, durably: writes that down, in the directory first and then in the
+    /// metadata store. Asked again, it does what is still to be done. [`Kept::Whole`] is the answer.
+    fn whole(&mut self) -> Result<(), NodeError>;
 }
 
 /// What a [`Keeper`] did.
@@ -82,6 +88,11 @@ pub enum Kept<F> {
     Prepared(Which, Segment<F>),
     /// A peer was looked up; `None` when it has published no address.
     Found(NodeId, Option<SocketAddr>),
+    /// It is written down in the directory that all of the state is here.
+    Whole {
+        /// In the metadata store too.
+        is_known: bool,
+    },
     /// Something failed: the node stops.
     Failed(NodeError),
 }

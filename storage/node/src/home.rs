@@ -20,14 +20,16 @@ pub(crate) struct Identity {
     pub(crate) cluster: u128,
     pub(crate) log: LogId,
     pub(crate) state: LogId,
+    /// All of the state is here: it was from the start, or was copied.
+    pub(crate) whole: bool,
 }
 
 /// A locked data directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Home {
     root: PathBuf,
     /// Held as long as the node runs.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// The segment files of one log.
@@ -51,7 +53,7 @@ impl Home {
             .open(&path)
             .map_err(NodeError::directory("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(lock) }),
             Err(TryLockError::WouldBlock) => Err(NodeError::Locked { path: root.to_owned() }),
             Err(TryLockError::Error(source)) => Err(NodeError::directory("lock", &path)(source)),
         }
@@ -102,7 +104,7 @@ impl Identity {
             .to_le_bytes();
         let [log, state] =
             [&id[..8], &id[8..]].map(|half| half.iter().fold(0, |id, b| id << 8 | u64::from(*b)));
-        Ok(Self { node, cluster, log: LogId(log), state: LogId(state) })
+        Ok(Self { node, cluster, log: LogId(log), state: LogId(state), whole: false })
     }
 
     /// What the file at `path` says; `None` when there is no such file.
@@ -117,9 +119,11 @@ impl Identity {
     }
 
     fn to_text(self) -> String {
-        let Self { node, cluster, log, state } = self;
+        let Self { node, cluster, log, state, whole } = self;
+        let whole = if whole { "yes" } else { "no" };
         format!(
-            "halfmoon storage 1\nnode {node}\ncluster {cluster:032x}\nlog {:016x}\nstate {:016x}\n",
+            "halfmoon storage 1\nnode {node}\ncluster {cluster:032x}\nlog {:016x}\nstate {:016x}\n\
+             whole {whole}\n",
             log.0, state.0
         )
     }
@@ -139,6 +143,11 @@ impl Identity {
                 .ok_or("no cluster")?,
             log: field("log").and_then(log).ok_or("no log")?,
             state: field("state").and_then(log).ok_or("no state log")?,
+            whole: match field("whole") {
+                Some("yes") => true,
+                Some("no") => false,
+                Some(_) | None => return Err("it does not say whether all of the state is here"),
+            },
         })
     }
 }

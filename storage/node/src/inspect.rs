@@ -121,6 +121,12 @@ impl Inspection {
         self.home.is_none()
     }
 
+    /// Whether it has all of the state: it was there from the start, or has copied it.
+    #[must_use]
+    pub const fn has_state(&self) -> bool {
+        self.identity.whole
+    }
+
     /// The highest epoch that it has promised to obey.
     #[must_use]
     pub const fn promised(&self) -> Epoch {

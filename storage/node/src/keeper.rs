@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use halfmoon_log::SegmentId;
-use halfmoon_meta::{MetaStore, nodes};
+use halfmoon_meta::{MetaStore, cluster, nodes};
 use halfmoon_transport::Wake;
 use halfmoon_wire::{NodeId, Role};
 
@@ -20,6 +20,7 @@ enum Task {
     Prepare(Which, SegmentId),
     Recycle(Which, SegmentId),
     Find(NodeId),
+    Whole,
 }
 
 /// The hot thread's side. What it asks for at once is bounded: a segment per log, the segments that
@@ -34,6 +35,8 @@ pub(crate) struct KeeperThread {
 }
 
 struct Work {
+    home: Home,
+    identity: Identity,
     log: SegmentDir,
     state: SegmentDir,
     meta: Arc<dyn MetaStore>,
@@ -41,14 +44,16 @@ struct Work {
 
 impl KeeperThread {
     pub(crate) fn start(
-        (home, unwritten_identity): (Home, Option<Identity>),
+        home: Home,
+        (identity, is_written): (Identity, bool),
         (log, state): (SegmentDir, SegmentDir),
         meta: Arc<dyn MetaStore>,
         wake: Arc<dyn Wake>,
     ) -> Result<Self, NodeError> {
         let (tasks, todo) = channel::<Task>();
         let (done, kept) = channel();
-        let work = Work { log, state, meta };
+        let unwritten_identity = (!is_written).then_some(identity);
+        let mut work = Work { home: home.clone(), identity, log, state, meta };
         let thread = std::thread::Builder::new()
             .name("storage-keeper".to_owned())
             .spawn(move || {
@@ -88,6 +93,10 @@ impl Keeper<Arc<File>> for KeeperThread {
         self.ask(Task::Find(node))
     }
 
+    fn whole(&mut self) -> Result<(), NodeError> {
+        self.ask(Task::Whole)
+    }
+
     fn next(&mut self) -> Option<Kept<Arc<File>>> {
         self.kept.try_recv().ok()
     }
@@ -118,12 +127,29 @@ impl Work {
         }
     }
 
-    fn carry_out(&self, task: Task) -> Option<Kept<Arc<File>>> {
+    /// In this order: a directory that does not say so is copied anew, whatever the metadata says.
+    fn whole(&mut self) -> Kept<Arc<File>> {
+        if !self.identity.whole {
+            self.identity.whole = true;
+            if let Err(error) = self.home.set_identity(&self.identity) {
+                return Kept::Failed(error);
+            }
+        }
+        let node = self.identity.node;
+        let marked = cluster::mark_copied(&*self.meta, node);
+        if let Err(error) = &marked {
+            tracing::warn!(%node, %error, "that the state is copied cannot be written down yet");
+        }
+        Kept::Whole { is_known: marked.is_ok() }
+    }
+
+    fn carry_out(&mut self, task: Task) -> Option<Kept<Arc<File>>> {
         match task {
             Task::Prepare(which, id) => Some(match self.dir(which).prepare(id) {
                 Ok(segment) => Kept::Prepared(which, segment),
                 Err(error) => Kept::Failed(error),
             }),
+            Task::Whole => Some(self.whole()),
             Task::Recycle(which, id) => self.dir(which).recycle(id).err().map(Kept::Failed),
             Task::Find(node) => {
                 let found = nodes::find(&*self.meta, Role::Storage, node);

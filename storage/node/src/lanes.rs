@@ -66,6 +66,11 @@ impl Lanes {
         self.push(lane, Out::Message(message.to_bytes()));
     }
 
+    /// Sends a message that is encoded already.
+    pub(crate) fn send_bytes(&mut self, lane: LaneId, message: Vec<u8>) {
+        self.push(lane, Out::Message(message));
+    }
+
     /// Writes the value from `skip` on to the peer's memory, before what is sent after it.
     pub(crate) fn land(&mut self, lane: LaneId, to: RemoteSpan, value: Arc<[u8]>, skip: usize) {
         self.push(lane, Out::Landing(to, value, skip));

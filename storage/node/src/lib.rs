@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod copy;
 mod disk;
 mod error;
 mod fetch;
@@ -32,4 +33,4 @@ pub use inspect::{Inspection, StateItem};
 pub use metrics::{Metrics, Snapshot};
 pub use role::Role;
 pub use run::{run, run_with};
-pub use state::{Engine, EngineEvent, Put, Rule};
+pub use state::{Engine, EngineEvent, Page, Pair, Put, Rule};

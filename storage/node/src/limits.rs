@@ -51,3 +51,19 @@ pub const STORE_BUFFER_BYTES: u64 = 16 << 20;
 pub const STORE_JOURNAL_BYTES: u64 = 64 << 20;
 /// Values from this many bytes on are kept apart from keys by the embedded engine.
 pub const STORE_APART_BYTES: u32 = 4 << 10;
+
+/// Peers that may wait for a page of the state at once. Further ones are told that the node is busy.
+pub const SCANS_MAX: usize = 8;
+/// A member that copies the state stops while so much of what was written, by itself or by engines,
+/// waits for its embedded engine: engines may go on to [`OVERLAY_MAX_BYTES`].
+pub const COPY_OVERLAY_MAX_BYTES: usize = 8 << 20;
+/// Bytes of state that are copied in one turn of the loop.
+pub const COPY_TURN_BYTES: usize = 1 << 20;
+/// How long an answer of a peer whose state is copied may take. It may have to write much before.
+pub const COPY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before a peer is asked again that could not serve a page; doubled each time.
+pub const COPY_RETRY_MIN: Duration = Duration::from_millis(20);
+/// What that grows to.
+pub const COPY_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often it is said how far the copy is.
+pub const COPY_TELL_EVERY: Duration = Duration::from_secs(1);

@@ -47,6 +47,8 @@ counters! {
     state_overlay_bytes,
     /// Bytes of state that were copied from peers, as a new member.
     copied_bytes,
+    /// 1 when all of the state is here, 0 while it is copied.
+    state_whole,
     /// 1 when all segment files bypass the page cache.
     direct_io,
     /// 1 when the reactor goes by io_uring, 0 when that is refused.

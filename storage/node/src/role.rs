@@ -1,8 +1,10 @@
 //! The storage role: one machine over an endpoint and a disk, driven turn by turn.
 
+mod copying;
 mod messages;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +26,7 @@ use crate::metrics::{Metrics, add, set};
 use crate::reads::{READ, Reads};
 use crate::state::{State, Store};
 use crate::{Durability, NodeError, RoleConfig};
+use copying::Copying;
 
 /// A storage node without a thread of its own: whoever hosts it calls [`Role::turn`].
 pub struct Role<T, D: Disk> {
@@ -44,10 +47,11 @@ struct Core<D: Disk> {
     sequencer: Option<LaneId>,
     members: Vec<NodeId>,
     fetch: Option<Fetch>,
+    copying: Copying,
     /// Lanes that came up and have no staging region yet.
     unstaged: Vec<LaneId>,
-    /// Lanes whose hello is refused.
-    refused: Vec<LaneId>,
+    /// Lanes whose hello is refused, or that are of no more use.
+    closing: Vec<LaneId>,
     metrics: Arc<Metrics>,
     now: Instant,
     written: Instant,
@@ -83,10 +87,11 @@ impl<T: Transport, D: Disk<File = Arc<File>>> Role<T, D> {
         let state = state_dir.recover(state_config, known.is_some(), |batch| puts.take(batch))?;
         let puts = puts.finish()?;
         let engine = Box::new(Store::open(&home.path("store"), wake.clone())?);
-        let unwritten = known.is_none().then_some(identity);
-        let keeper = KeeperThread::start((home, unwritten), (log_dir, state_dir), meta, wake)?;
-        let keeper = Box::new(keeper);
-        let ground = Ground { disk, keeper, engine, log, state, puts };
+        let is_written = known.is_some();
+        let dirs = (log_dir, state_dir);
+        let keeper = KeeperThread::start(home, (identity, is_written), dirs, meta, wake)?;
+        let (keeper, whole) = (Box::new(keeper), identity.whole);
+        let ground = Ground { disk, keeper, engine, log, state, puts, whole };
         Self::on(config, endpoint, ground, Instant::now())
     }
 }
@@ -103,19 +108,20 @@ impl<T: Transport, D: Disk> Role<T, D> {
             Durability::Flush => (config.flushes(), ReplicaConfig::Flush),
             Durability::MemoryQuorum => (false, ReplicaConfig::MemoryQuorum),
         };
-        let Ground { disk, keeper, engine, log, state, puts } = ground;
+        let Ground { disk, keeper, engine, log, state, puts, whole } = ground;
         let metrics = Arc::new(Metrics::default());
         let core = Core {
             replica: Replica::new(durability, log.log),
             log: Journal::new(Which::Log, log.segments, flush),
             reads: Reads::default(),
-            state: State::open(state, puts, engine, flush, metrics.clone())?,
+            state: State::open(state, puts, engine, (flush, whole), metrics.clone())?,
+            copying: Copying::new(whole),
             lanes: Lanes::default(),
             sequencer: None,
             members: Vec::new(),
             fetch: None,
             unstaged: Vec::new(),
-            refused: Vec::new(),
+            closing: Vec::new(),
             metrics,
             now,
             written: now,
@@ -168,19 +174,27 @@ impl<T: Transport, D: Disk> Role<T, D> {
         core.keep(endpoint)?;
         core.complete()?;
         core.note_begin()?;
-        core.state.promised(core.replica.log().accepted().promised);
+        core.note_promise();
         core.state.collect(&mut core.lanes)?;
+        core.copy_state()?;
         core.carry_out();
         core.pump()?;
         core.tick()?;
-        for lane in core.refused.drain(..) {
+        for lane in core.closing.drain(..) {
             endpoint.close(lane);
         }
         for lane in std::mem::take(&mut core.unstaged) {
             core.stage(lane, endpoint);
         }
         core.lanes.flush(endpoint, core.replica.watermark());
-        Ok(turn.more)
+        Ok(turn.more || core.has_more_to_copy())
+    }
+
+    /// What the metadata store says once this node's directory is claimed there: whether all of the
+    /// state is on this node. If it is neither there nor on disk, the node copies it from its peers.
+    /// Before this call it answers no reads.
+    pub fn set_has_state(&mut self, has_state: bool) {
+        self.core.copying.learn(has_state);
     }
 
     /// The name of its log, which was drawn at random when the directory was made.
@@ -260,22 +274,42 @@ impl<D: Disk> Core<D> {
                 Kept::Prepared(Which::Log, segment) => self.log.prepared(segment),
                 Kept::Prepared(Which::State, segment) => self.state.prepared(segment),
                 Kept::Failed(error) => return Err(error),
-                Kept::Found(node, address) => {
-                    let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.wants(node)) else {
-                        continue;
-                    };
-                    match address.map(|address| endpoint.dial(&address.to_string())) {
-                        Some(Ok(lane)) => fetch.dialled(lane),
-                        Some(Err(error)) => {
-                            tracing::warn!(%node, %error, "a peer cannot be dialled");
-                            fetch.fail(self.now);
-                        }
-                        None => fetch.fail(self.now),
-                    }
-                }
+                Kept::Whole { is_known } => self.is_written_down(is_known),
+                Kept::Found(node, address) => self.found(node, address, endpoint),
             }
         }
         Ok(())
+    }
+
+    /// A peer was looked up: it is dialled for who asked.
+    fn found<T: Transport>(
+        &mut self,
+        node: NodeId,
+        address: Option<SocketAddr>,
+        endpoint: &mut Endpoint<T>,
+    ) {
+        let fetch = self.fetch.as_mut().filter(|fetch| fetch.wants(node));
+        let copy = self.copying.under_way().filter(|copy| copy.wants(node));
+        if fetch.is_none() && copy.is_none() {
+            return;
+        }
+        let lane = address.and_then(|address| {
+            endpoint
+                .dial(&address.to_string())
+                .inspect_err(|error| tracing::warn!(%node, %error, "a peer cannot be dialled"))
+                .ok()
+        });
+        match (fetch, copy, lane) {
+            (Some(fetch), _, Some(lane)) => fetch.dialled(lane),
+            (Some(fetch), _, None) => fetch.fail(self.now),
+            (None, Some(copy), lane) => copy.dialled(node, lane, self.now),
+            (None, None, _) => {}
+        }
+    }
+
+    fn note_promise(&mut self) {
+        let (promised, is_durable) = self.replica.promised();
+        self.state.promised(promised, is_durable);
     }
 
     fn complete(&mut self) -> Result<(), NodeError> {
@@ -309,7 +343,7 @@ impl<D: Disk> Core<D> {
             self.keeper.begun()?;
             self.begun = true;
         }
-        Ok(())
+        self.begin_state()
     }
 
     /// Starts all writes that can be, of both logs: they leave with one system call.

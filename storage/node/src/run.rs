@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use halfmoon_meta::{NodeEntry, disks, nodes};
+use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
@@ -33,11 +33,11 @@ pub fn run_with(
         return Ok(());
     }
     let reactor = Reactor::shared(reactor_options(&config))?;
-    let (node, cluster) = (config.role.node, config.role.cluster);
+    let (node, id) = (config.role.node, config.role.cluster);
     let backend = reactor.borrow().backend().describe();
     tracing::info!(%node, backend, "storage node is starting");
     let incarnation = nodes::next_incarnation(&*config.meta, node)?;
-    let hello = Hello { cluster, role: RoleKind::Storage, node, incarnation };
+    let hello = Hello { cluster: id, role: RoleKind::Storage, node, incarnation };
     let endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello.to_bytes()));
     let disk = ReactorDisk::new(reactor.clone());
     let wake = Arc::new(reactor.borrow().waker());
@@ -50,6 +50,8 @@ pub fn run_with(
     }
     // Nobody has been answered yet. From here on this directory, and no other, is the node's.
     disks::claim(&*config.meta, node, role.log_name())?;
+    // Asked only now: nobody who has claimed a disk is ever added again, to copy once more.
+    role.set_has_state(cluster::read(&*config.meta)?.has_state(node));
     let address = role.endpoint_mut().listen(&config.listen)?;
     let address: SocketAddr =
         address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;

@@ -8,8 +8,10 @@
 
 mod answer;
 mod cache;
-mod entry;
+pub(crate) mod entry;
+mod reading;
 mod request;
+mod scan;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use halfmoon_log::{Checked, Log};
 use halfmoon_reactor::AlignedBuffer;
 use halfmoon_transport::LaneId;
-use halfmoon_wire::{Epoch, Message, SeqNum, StateReply, StateRequest};
+use halfmoon_wire::{Epoch, Message, SeqNum, StateReply, StateRequest, broken};
 use rustc_hash::FxHashMap;
 
 use crate::NodeError;
@@ -28,17 +30,19 @@ use crate::ground::{Keeper, Opened, Segment, Which};
 use crate::journal::Journal;
 use crate::lanes::Lanes;
 use crate::limits::{
-    APPLY_MAX, CACHE_MAX_BYTES, FRAGMENT_MAX_BYTES, OVERLAY_MAX_BYTES, PARKED_MAX_BYTES,
-    STATE_READS_MAX,
+    APPLY_MAX, CACHE_MAX_BYTES, COPY_OVERLAY_MAX_BYTES, FRAGMENT_MAX_BYTES, OVERLAY_MAX_BYTES,
+    PARKED_MAX_BYTES,
 };
 use crate::metrics::{Metrics, add, set};
 use crate::state::answer::{Ask, Shape, What};
 use crate::state::cache::Cache;
 use crate::state::entry::{base_key, cell_key, newer, split, version_key};
 use crate::state::request::{RequestError, parse_put};
+use crate::state::scan::Scans;
 
 pub(crate) use entry::{Assembler, Item};
 pub use entry::{Put, Rule};
+pub use scan::{Page, Pair};
 pub use store::{Engine, EngineEvent};
 pub(crate) use store::{Store, contents};
 
@@ -73,6 +77,10 @@ pub(crate) struct State<F> {
     parked_bytes: usize,
     /// What is asked in an older epoch is refused.
     promised: Epoch,
+    /// All that any quorum acknowledged before this node was a member is here. Until it is, nobody
+    /// is told what is here, as it may be old.
+    whole: bool,
+    scans: Scans,
     last_read: u64,
     metrics: Arc<Metrics>,
 }
@@ -106,7 +114,7 @@ impl<F: Clone> State<F> {
         Opened { log, segments }: Opened<F>,
         mut puts: Vec<Put>,
         engine: Box<dyn Engine>,
-        durable: bool,
+        (durable, whole): (bool, bool),
         metrics: Arc<Metrics>,
     ) -> Result<Self, NodeError> {
         let applied = log.accepted().trimmed.0;
@@ -134,6 +142,8 @@ impl<F: Clone> State<F> {
             parked: VecDeque::new(),
             parked_bytes: 0,
             promised: Epoch(0),
+            whole,
+            scans: Scans::default(),
             last_read: 0,
             metrics,
         };
@@ -147,6 +157,31 @@ impl<F: Clone> State<F> {
     /// Whether everything accepted is on disk.
     pub(crate) fn is_idle(&self) -> bool {
         self.log.is_idle() && self.parked.is_empty()
+    }
+
+    /// All of the state is here from now on.
+    pub(crate) fn set_whole(&mut self) {
+        self.whole = true;
+    }
+
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether what is copied may be written now: foreground writes come first.
+    pub(crate) const fn has_room_to_copy(&self) -> bool {
+        self.overlay_bytes < COPY_OVERLAY_MAX_BYTES
+    }
+
+    /// Writes what a peer has, under the same rules as any other write. Returns the entry whose flush
+    /// makes it durable.
+    pub(crate) fn copy_in(&mut self, put: Put) -> u64 {
+        self.put(put)
+    }
+
+    /// The last entry that is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.log.durable().end.0
     }
 
     /// Whether the log says on disk that a life of the node has begun.
@@ -168,6 +203,7 @@ impl<F: Clone> State<F> {
         self.parked.retain(|(of, _)| *of != lane);
         self.parked_bytes = self.parked.iter().map(|(_, bytes)| bytes.len()).sum();
         self.blobs.retain(|(_, ask)| ask.lane != lane);
+        self.scans.lane_down(lane);
     }
 
     /// Starts writes; has segments made ready and taken back.
@@ -235,16 +271,15 @@ impl<F: Clone> State<F> {
                         ask.answer(reply, lanes);
                     }
                 }
+                EngineEvent::Page(id, page) => {
+                    if let Some(Reading { ask, .. }) = self.reading.remove(&id) {
+                        self.page(&ask, &page, lanes);
+                    }
+                }
                 EngineEvent::Failed(error) => return Err(error),
             }
         }
         Ok(())
-    }
-
-    /// The node has promised to this epoch. Whoever is still in an older one may know other members
-    /// than those who hold the state by now: nothing of it is read or written here any more.
-    pub(crate) fn promised(&mut self, epoch: Epoch) {
-        self.promised = epoch;
     }
 
     /// A request of a peer that is in `epoch`.
@@ -259,6 +294,11 @@ impl<F: Clone> State<F> {
         if epoch < self.promised {
             let over = StateReply::Failed("the epoch is over");
             lanes.send(lane, &Message::StateAnswer { token, reply: over });
+            return Ok(());
+        }
+        if !self.whole && !is_put(request) && !broken!(ReadsBeforeWhole) {
+            let copying = StateReply::Failed("this node still copies the state");
+            lanes.send(lane, &Message::StateAnswer { token, reply: copying });
             return Ok(());
         }
         let ask = |what| Ask { lane, token, what };
@@ -280,6 +320,9 @@ impl<F: Clone> State<F> {
             StateRequest::GetBlob { hash, offset } => {
                 self.blobs.push_back((self.log.accepted().end.0, ask(What::Blob(hash, offset))));
                 self.read_blobs(lanes);
+            }
+            StateRequest::Scan { after, offset } => {
+                self.scan(ask(What::Scan(after.into())), epoch, offset, lanes);
             }
             StateRequest::PutCell { .. }
             | StateRequest::PutVersion { .. }
@@ -389,6 +432,7 @@ impl<F: Clone> State<F> {
         }
         self.hand_over();
         self.read_blobs(lanes);
+        self.read_pages(lanes);
         while self.overlay_bytes < OVERLAY_MAX_BYTES
             && let Some((lane, bytes)) = self.parked.pop_front()
         {
@@ -413,84 +457,18 @@ impl<F: Clone> State<F> {
     fn resume(&mut self, ask: Ask, lanes: &mut Lanes) {
         match ask.what {
             What::Done => ask.answer(StateReply::Done, lanes),
-            What::Value(..) | What::Blob(..) => self.read(ask, lanes),
+            What::Value(..) | What::Blob(..) | What::Scan(..) => self.read(ask, lanes),
         }
     }
+}
 
-    fn read(&mut self, ask: Ask, lanes: &mut Lanes) {
-        let What::Value(shape, key, landing) = &ask.what else { return };
-        if let Some(found) = self.overlay.get(key).filter(|found| found.settled) {
-            if found.number > self.log.durable().end.0 {
-                let number = found.number;
-                return self.wait(number, ask, lanes);
-            }
-            add(&self.metrics.state_memory_hits, 1);
-            let value = found.value.clone();
-            return ask.answer_value(*shape, Some(value), *landing, lanes);
-        }
-        if !self.overlay.contains_key(key)
-            && let Some(found) = self.cache.get(key)
-        {
-            add(&self.metrics.state_memory_hits, 1);
-            let value = found.clone();
-            return ask.answer_value(*shape, Some(value), *landing, lanes);
-        }
-        if self.reading.len() >= STATE_READS_MAX {
-            return ask.answer(StateReply::Failed("busy: too many reads"), lanes);
-        }
-        let shadowed = self.overlay.contains_key(key);
-        self.last_read += 1;
-        self.engine.read(self.last_read, key.clone());
-        self.reading.insert(self.last_read, Reading { ask, applies: self.applies, shadowed });
-    }
-
-    /// The engine has answered a read; the overlay may hold something newer.
-    fn found(&mut self, reading: Reading, found: Option<Arc<[u8]>>, lanes: &mut Lanes) {
-        let Reading { ask, applies, shadowed } = reading;
-        let What::Value(shape, key, landing) = &ask.what else { return };
-        let Some(at) = self.overlay.get_mut(key) else {
-            if shadowed {
-                // The engine took what shadowed the value; whether before it was read is unknown.
-                return self.read(ask, lanes);
-            }
-            if let Some(found) = found.as_ref().filter(|_| applies == self.applies) {
-                self.cache.insert(key.clone(), found.clone());
-            }
-            return ask.answer_value(*shape, found, *landing, lanes);
-        };
-        if at.since > applies {
-            // The engine took a write after this one was begun, and another is in its place: neither
-            // says whether the first was read.
-            return self.read(ask, lanes);
-        }
-        if let Some(found) = found.filter(|found| newer(found, &at.value)) {
-            // The engine will drop what the overlay holds.
-            return ask.answer_value(*shape, Some(found), *landing, lanes);
-        }
-        at.settled = true;
-        self.read(ask, lanes);
-    }
-
-    /// Reads of blobs ask the engine only, so they wait until it has what was written before.
-    fn read_blobs(&mut self, lanes: &mut Lanes) {
-        let caught_up = self.unapplied.is_empty() && self.applying.is_empty();
-        while let Some((number, _)) = self.blobs.front() {
-            if *number > self.applied && !caught_up {
-                return;
-            }
-            let Some((_, ask)) = self.blobs.pop_front() else { return };
-            if self.reading.len() >= STATE_READS_MAX {
-                ask.answer(StateReply::Failed("busy: too many reads"), lanes);
-                continue;
-            }
-            if let What::Blob(hash, offset) = ask.what {
-                self.last_read += 1;
-                self.engine.read_blob(self.last_read, hash, offset);
-                let (applies, shadowed) = (self.applies, false);
-                self.reading.insert(self.last_read, Reading { ask, applies, shadowed });
-            }
-        }
-    }
+const fn is_put(request: &StateRequest<'_>) -> bool {
+    matches!(
+        request,
+        StateRequest::PutCell { .. }
+            | StateRequest::PutVersion { .. }
+            | StateRequest::PutBlob { .. }
+    )
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ fn a_divergent_suffix_is_cut_and_followed_anew_also_across_a_restart() {
             EpochStart { epoch: Epoch(2), first: SeqNum(7) },
         ],
         end: 6,
+        members: MEMBERS.to_vec(),
     };
     second.welcome(1);
     assert_eq!(second.follow(&mut node), 7);
@@ -125,6 +126,7 @@ fn an_empty_node_fetches_what_lies_below_the_window_from_a_peer() {
         epoch: 1,
         history: sequencer.history.clone(),
         end: sequencer.end,
+        members: MEMBERS.to_vec(),
     };
     // Node 2, which is asked as well, does not exist.
     second.welcome(2901);
@@ -230,7 +232,7 @@ fn a_damaged_segment_is_refused_with_what_to_do_and_a_torn_tail_is_not() {
     let text = error.to_string();
     assert!(matches!(error, NodeError::Corrupt { .. }), "{text}");
     assert!(text.contains("segment 1 is damaged at byte 16384"), "{text}");
-    assert!(text.contains("start it empty, as a new member"), "{text}");
+    assert!(text.contains("`halfmoon node replace OLD NEW`"), "{text}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use halfmoon_meta::{FileStore, NodeEntry, nodes};
+use halfmoon_meta::{Durability, FileStore, NodeEntry, cluster, nodes};
 use halfmoon_reactor::{AlignedBuffer, Options, Reactor, SharedReactor};
 use halfmoon_storage::{Disk, DiskDone, NodeError, Role, RoleConfig};
 use halfmoon_tcp::Tcp;
@@ -30,6 +30,7 @@ use halfmoon_transport::{
 use halfmoon_wire::*;
 
 pub const CLUSTER: u128 = 0xc1;
+pub const MEMBERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 pub const SEGMENT_BYTES: u64 = 512 << 10;
 
 /// What the disk does wrong.
@@ -129,9 +130,11 @@ impl Node {
         let node = config.node;
         let (endpoint, reactor) = endpoint(Role_::Storage, node.0);
         let meta = Arc::new(FileStore::open(dir.join("meta")).unwrap());
+        let info = cluster::create(&*meta, CLUSTER, Durability::Flush, &MEMBERS).unwrap();
         let wake = Arc::new(reactor.borrow().waker());
         let disk = TestDisk::default();
         let mut role = Role::open(config, endpoint, disk.clone(), meta.clone(), wake)?;
+        role.set_has_state(info.has_state(node));
         let address = role.endpoint_mut().listen("127.0.0.1:0").unwrap();
         let incarnation = nodes::next_incarnation(&*meta, node).unwrap();
         let at = address.parse().unwrap();
@@ -293,11 +296,17 @@ pub struct Sequencer {
     pub epoch: u64,
     pub history: Vec<EpochStart>,
     pub end: u64,
+    pub members: Vec<NodeId>,
 }
 
 impl Sequencer {
     /// Seals the node and welcomes it to an epoch that begins after what it has.
     pub fn open(epoch: u64, node: &mut Node) -> Self {
+        Self::open_with(epoch, &MEMBERS, node)
+    }
+
+    /// The same, to an epoch with these members.
+    pub fn open_with(epoch: u64, members: &[NodeId], node: &mut Node) -> Self {
         let mut peer = Peer::dial(Role_::Sequencer, 100, node);
         peer.send(&Message::Seal { epoch: Epoch(epoch) });
         let (history, end) = peer.expect(&mut [node], |message| match message {
@@ -307,7 +316,7 @@ impl Sequencer {
             }
             _ => None,
         });
-        let mut sequencer = Self { peer, epoch, history, end };
+        let mut sequencer = Self { peer, epoch, history, end, members: members.to_vec() };
         sequencer.history.push(EpochStart { epoch: Epoch(epoch), first: SeqNum(end + 1) });
         sequencer.welcome(1);
         let from = sequencer.follow(node);
@@ -321,7 +330,7 @@ impl Sequencer {
             history: self.history.clone(),
             window_start: SeqNum(window_start),
             tail: SeqNum(self.end),
-            members: vec![NodeId(1), NodeId(2), NodeId(3)],
+            members: self.members.clone(),
             lease_ms: 1000,
         });
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use halfmoon_log::{StreamOutcome, WelcomeInfo};
 use halfmoon_transport::{Event, LaneId, RegionId};
-use halfmoon_wire::{Epoch, Hello, Message, NodeStatus, Role as PeerRole, SeqNum};
+use halfmoon_wire::{Epoch, Hello, Message, NodeStatus, Role as PeerRole, SeqNum, StateRequest};
 
 use super::Core;
 use crate::disk::Disk;
@@ -31,6 +31,9 @@ impl<D: Disk> Core<D> {
                 if let Some(fetch) = &mut self.fetch {
                     fetch.down(lane, self.now);
                 }
+                if let Some(copy) = self.copying.under_way() {
+                    copy.down(lane, self.now);
+                }
                 self.sequencer = self.sequencer.filter(|of| *of != lane);
             }
             Event::Written { .. } | Event::Room { .. } => {}
@@ -43,16 +46,20 @@ impl<D: Disk> Core<D> {
             Ok(hello) => {
                 tracing::warn!(%lane, cluster = %format_args!("{:032x}", hello.cluster),
                     "refusing a node of another cluster");
-                return self.refused.push(lane);
+                return self.closing.push(lane);
             }
             Err(error) => {
                 tracing::warn!(%lane, %error, "refusing a peer");
-                return self.refused.push(lane);
+                return self.closing.push(lane);
             }
         };
         // Whoever only reads leaves no values.
         if hello.role == PeerRole::Engine {
             self.unstaged.push(lane);
+        }
+        if self.copying.under_way().is_some_and(|copy| !copy.up(lane, &hello, self.now)) {
+            tracing::warn!(%lane, found = %hello.node, "another node answers than was dialled");
+            return self.closing.push(lane);
         }
         self.lanes.add(lane, hello);
         let step = self.fetch.as_mut().map_or(Step::Wait, |fetch| fetch.up(lane, self.now));
@@ -76,6 +83,9 @@ impl<D: Disk> Core<D> {
                 match self.replica.welcome(info) {
                     Ok(()) if self.replica.epoch() == Some(epoch) => {
                         self.sequencer = Some(lane);
+                        if let Some(copy) = self.copying.under_way() {
+                            copy.welcome(epoch, &members, self.now);
+                        }
                         self.members = members;
                     }
                     Ok(()) => {}
@@ -100,15 +110,11 @@ impl<D: Disk> Core<D> {
                 self.chunk(lane, token, (epoch, first), records);
             }
             Message::State { token, epoch, request } => {
-                self.state.promised(self.replica.log().accepted().promised);
-                let asked = (token, epoch);
-                if let Err(why) = self.state.request(lane, asked, &request, &mut self.lanes) {
-                    self.lanes.doom(lane, &why);
-                }
+                self.state_request(lane, role, (token, epoch), &request);
             }
-            Message::AskStatus => {
-                let status = self.status();
-                self.lanes.send(lane, &Message::Status(status));
+            Message::AskStatus => self.lanes.send(lane, &Message::Status(self.status())),
+            Message::StateAnswer { token, reply } if role == PeerRole::Storage => {
+                self.copied((lane, token), &reply);
             }
             Message::Append { .. }
             | Message::Report { .. }
@@ -126,6 +132,22 @@ impl<D: Disk> Core<D> {
             | Message::Staging { .. }
             | Message::StateAnswer { .. }
             | Message::Status(_) => self.unexpected(lane, &message),
+        }
+    }
+
+    fn state_request(
+        &mut self,
+        lane: LaneId,
+        role: PeerRole,
+        asked: (u64, Epoch),
+        request: &StateRequest<'_>,
+    ) {
+        if matches!(request, StateRequest::Scan { .. }) && role != PeerRole::Storage {
+            return self.lanes.doom(lane, &"it asked for all of the state, and is no storage node");
+        }
+        self.note_promise();
+        if let Err(why) = self.state.request(lane, asked, request, &mut self.lanes) {
+            self.lanes.doom(lane, &why);
         }
     }
 

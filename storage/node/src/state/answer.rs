@@ -24,6 +24,8 @@ pub(super) enum What {
     Done,
     Value(Shape, Arc<[u8]>, Option<Landing>),
     Blob([u8; 32], u64),
+    /// What comes after a key.
+    Scan(Arc<[u8]>),
 }
 
 /// How a stored value is answered.

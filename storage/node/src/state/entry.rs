@@ -33,6 +33,13 @@ pub enum Rule {
     Always = 1,
 }
 
+impl Rule {
+    /// Under which whatever has this key is written.
+    pub(crate) fn of(key: &[u8]) -> Self {
+        if key.first() == Some(&(Kind::Cell as u8)) { Self::Newer } else { Self::Always }
+    }
+}
+
 /// A write, with the number of its last entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Put {

@@ -52,7 +52,8 @@ pub(super) fn parse_put(
         | StateRequest::GetTuple { .. }
         | StateRequest::GetVersion { .. }
         | StateRequest::GetBase { .. }
-        | StateRequest::GetBlob { .. } => unreachable!("reads are told apart before"),
+        | StateRequest::GetBlob { .. }
+        | StateRequest::Scan { .. } => unreachable!("reads are told apart before"),
     };
     Ok(Put { rule, key, value, number: 0 })
 }

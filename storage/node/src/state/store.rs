@@ -4,6 +4,7 @@
 //! that log is given up only after [`EngineEvent::Persisted`] covers it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,6 +20,7 @@ use crate::limits::{
 use crate::state::entry::{
     Kind, Put, Rule, SEQ_BYTES, blob_key, blob_offset, blob_prefix, parse_u64,
 };
+use crate::state::scan::Page;
 
 enum Write {
     /// Ascending by number.
@@ -29,6 +31,7 @@ enum Write {
 enum Read {
     Value { id: u64, key: Arc<[u8]> },
     Blob { id: u64, hash: [u8; 32], offset: u64 },
+    Page { id: u64, after: Arc<[u8]> },
 }
 
 /// The engine under a state store. Each call returns at once; what came of it is told, in order, by
@@ -50,6 +53,9 @@ pub trait Engine {
     /// Reads a blob from an offset on.
     fn read_blob(&mut self, id: u64, hash: [u8; 32], offset: u64);
 
+    /// Reads a page of what comes after a key.
+    fn scan(&mut self, id: u64, after: Arc<[u8]>);
+
     /// What was done.
     fn next(&mut self) -> Option<EngineEvent>;
 }
@@ -65,6 +71,8 @@ pub enum EngineEvent {
     Value(u64, Option<Arc<[u8]>>),
     /// A piece of a blob that is whole: bytes of the whole, and the piece.
     Blob(u64, Option<(u64, Arc<[u8]>)>),
+    /// What comes after a key.
+    Page(u64, Page),
     /// It is of no more use: the node stops.
     Failed(NodeError),
 }
@@ -144,6 +152,12 @@ impl Engine for Store {
     fn read_blob(&mut self, id: u64, hash: [u8; 32], offset: u64) {
         if let Some(reads) = &self.reads {
             reads.send(Read::Blob { id, hash, offset }).ok();
+        }
+    }
+
+    fn scan(&mut self, id: u64, after: Arc<[u8]>) {
+        if let Some(reads) = &self.reads {
+            reads.send(Read::Page { id, after }).ok();
         }
     }
 
@@ -304,7 +318,30 @@ impl Embedded {
                 let piece = self.blob(hash, offset, verified).map_err(self.failed())?;
                 Ok(EngineEvent::Blob(id, piece))
             }
+            Read::Page { id, after } => {
+                let page = self.page(&after).map_err(self.failed())?;
+                Ok(EngineEvent::Page(id, page))
+            }
         }
+    }
+
+    /// What comes after a key. Cells are in a keyspace of their own; by key they stand between the
+    /// kinds that are in the other.
+    fn page(&self, after: &[u8]) -> fjall::Result<Page> {
+        const CELLS: u8 = Kind::Cell as u8;
+        let pieces = [
+            (&self.large, &[][..], [CELLS]),
+            (&self.small, &[CELLS], [CELLS + 1]),
+            (&self.large, &[CELLS + 1], [u8::MAX]),
+        ];
+        let pieces = pieces.into_iter().filter(|(_, _, upto)| after < &upto[..]);
+        Page::take(pieces.flat_map(|(keyspace, from, upto)| {
+            let from = if after < from { Bound::Included(from) } else { Bound::Excluded(after) };
+            keyspace.range::<&[u8], _>((from, Bound::Excluded(&upto[..]))).map(|pair| {
+                let (key, value) = pair.into_inner()?;
+                Ok((Arc::from(&*key), Arc::from(&*value)))
+            })
+        }))
     }
 
     /// A piece of a blob, which is whole: its BLAKE3 was compared.

@@ -65,6 +65,10 @@ impl Keeper<()> for Segments {
     fn begun(&mut self) -> Result<(), NodeError> {
         Ok(())
     }
+
+    fn whole(&mut self) -> Result<(), NodeError> {
+        unreachable!("a state store does not know what others have")
+    }
 }
 
 /// What the engine was asked, and what it is to say.
@@ -74,6 +78,8 @@ struct Hand {
     asked: Option<u64>,
     /// Reads, by their ids.
     reads: Vec<u64>,
+    /// Pages that are asked for, by their ids.
+    scans: Vec<u64>,
     says: VecDeque<EngineEvent>,
 }
 
@@ -106,6 +112,10 @@ impl Engine for ByHand {
         unreachable!("nobody reads");
     }
 
+    fn scan(&mut self, id: u64, _: Arc<[u8]>) {
+        self.0.borrow_mut().scans.push(id);
+    }
+
     fn next(&mut self) -> Option<EngineEvent> {
         self.0.borrow_mut().says.pop_front()
     }
@@ -133,7 +143,7 @@ impl Fixture {
         let opened = Opened { log: Log::resume(config, recovered), segments };
         let hand = Rc::new(RefCell::new(Hand::default()));
         let engine = Box::new(ByHand(hand.clone()));
-        let state = State::open(opened, Vec::new(), engine, true, Arc::default()).unwrap();
+        let state = State::open(opened, Vec::new(), engine, (true, true), Arc::default()).unwrap();
         let (keeper, disk, lanes) = (Segments::default(), AtOnce::default(), Lanes::default());
         Self { state, hand, keeper, disk, lanes, puts: 0 }
     }
@@ -249,9 +259,35 @@ fn a_write_that_waited_for_room_is_not_done_once_its_epoch_is_over() {
     state.request(LaneId::from_raw(1), asked(2), &request, lanes).unwrap();
     assert_eq!(state.parked.len(), 2);
     let before = state.log.accepted().end.0;
-    state.promised(Epoch(2));
+    state.promised(Epoch(2), true);
     state.overlay_bytes = room;
     state.applied(lanes);
     assert!(state.parked.is_empty());
     assert_eq!(state.log.accepted().end.0, before + 1, "the one of the epoch that lasts");
+}
+
+#[test]
+fn a_page_waits_until_the_engine_has_all_that_was_accepted_before_the_promise() {
+    let mut fixture = Fixture::new();
+    let key = cell_key(ObjectKey { table: "t", key: b"k" });
+    let lane = LaneId::from_raw(1);
+    let scan = StateRequest::Scan { after: b"", offset: 0 };
+    fixture.put_cell(&key, 1);
+    let ask = |fixture: &mut Fixture, epoch| {
+        let asked = (1, Epoch(epoch));
+        fixture.state.request(lane, asked, &scan, &mut fixture.lanes).unwrap();
+        fixture.hand.borrow().scans.len()
+    };
+    fixture.state.promised(Epoch(2), false);
+    assert_eq!(ask(&mut fixture, 2), 0, "the promise may be forgotten");
+    fixture.state.promised(Epoch(2), true);
+    assert_eq!(ask(&mut fixture, 3), 0, "nothing is promised to that epoch");
+    assert_eq!(ask(&mut fixture, 1), 0, "that epoch is over");
+    // Not asked of the engine, and not refused either.
+    assert_eq!(ask(&mut fixture, 2), 0);
+    fixture.go_on();
+    assert_eq!(fixture.hand.borrow().scans.len(), 1);
+    // What comes after the promise is waited for no more.
+    fixture.put_cell(&key, 2);
+    assert_eq!(ask(&mut fixture, 2), 2);
 }
