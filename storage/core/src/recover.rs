@@ -29,8 +29,9 @@ pub struct Recovered {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "segment {} is damaged at byte {offset}: {what}. This node's log lost what it had flushed; it \
-     does not start, because peers may count on it. Move its data directory away and start it \
-     empty, as a new member: it then copies the log from its peers. Check the disk first",
+     does not start, because peers may count on it. Check the disk; then start a node under a new \
+     number, on an empty directory, and run `halfmoon node replace OLD NEW` with the two numbers: it \
+     copies log and state from the others",
     segment.0
 )]
 pub struct CorruptError {
