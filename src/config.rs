@@ -12,10 +12,10 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::cli::{Cli, Command, Durability, ENGINES, SEGMENT_MIBS, STANDBYS};
+use crate::cli::{Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, SEGMENT_MIBS, STANDBYS};
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 9] = [
+pub(crate) const SETTINGS: [&str; 10] = [
     "server",
     "data_dir",
     "meta",
@@ -24,6 +24,7 @@ pub(crate) const SETTINGS: [&str; 9] = [
     "port",
     "durability",
     "segment_mib",
+    "log_table_mib",
     "log",
 ];
 
@@ -42,6 +43,8 @@ struct File {
     durability: Option<Durability>,
     #[serde(default, deserialize_with = "segment_mib")]
     segment_mib: Option<u32>,
+    #[serde(default, deserialize_with = "log_table_mib")]
+    log_table_mib: Option<u32>,
     #[serde(default, deserialize_with = "log")]
     log: Option<String>,
 }
@@ -152,6 +155,7 @@ impl File {
             number(self.port.map(u32::from)),
             self.durability.map(|durability| durability.name().to_owned()),
             number(self.segment_mib),
+            number(self.log_table_mib),
             self.log,
         ];
         let named = SETTINGS.into_iter().zip(values);
@@ -169,6 +173,10 @@ fn standbys<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error>
 
 fn segment_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     within(from, SEGMENT_MIBS)
+}
+
+fn log_table_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, LOG_TABLE_MIBS)
 }
 
 fn within<'de, D: Deserializer<'de>>(
@@ -265,7 +273,7 @@ mod tests {
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
         let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
                    standbys = 2\nport = 0\n\
-                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
+                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog_table_mib = 9\nlog = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
         assert_eq!(values["data_dir"], "/etc/halfmoon/data");

@@ -54,6 +54,7 @@ struct Shared {
     layout: Layout,
     founded: Founded,
     segment_mib: u32,
+    log_table_mib: u32,
     passed_on: PassedOn,
     log_files: bool,
     nodes: Mutex<Nodes>,
@@ -77,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) standbys: u32,
     /// MiB of a segment of a storage node's logs.
     pub(crate) segment_mib: u32,
+    /// MiB of the tables of the log.
+    pub(crate) log_table_mib: u32,
     pub(crate) passed_on: PassedOn,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
@@ -121,6 +124,7 @@ impl Supervisor {
             layout,
             founded,
             segment_mib: options.segment_mib,
+            log_table_mib: options.log_table_mib,
             passed_on: options.passed_on,
             log_files: options.log_files,
             nodes: Mutex::new(Nodes { by_id, stopping: false }),
@@ -266,6 +270,7 @@ impl Shared {
             .args(["run", "--role", node.kind.name(), "--until-stdin-ends"])
             .args(["--node", &node.id.to_string(), "--http", &node.http.to_string()])
             .args(["--segment-mib", &self.segment_mib.to_string()])
+            .args(["--log-table-mib", &self.log_table_mib.to_string()])
             .arg("--data-dir")
             .arg(&directory)
             .arg("--meta")

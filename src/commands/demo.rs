@@ -11,7 +11,7 @@ use halfmoon_bench::cluster::{Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 
-use crate::cli::{Demo, PassedOn, SEGMENT_MIB};
+use crate::cli::{Demo, PassedOn, SEGMENT_MIB, log_table_mib_usual};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -38,6 +38,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         ports: EnginePorts::new(0, 2)?,
         standbys: 1,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

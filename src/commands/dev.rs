@@ -41,6 +41,7 @@ pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode
             ports,
             standbys: options.machine.standbys,
             segment_mib: options.machine.segment_mib,
+            log_table_mib: options.machine.log_table_mib,
             passed_on,
             log_files: false,
         };

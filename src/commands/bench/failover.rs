@@ -12,7 +12,9 @@ use halfmoon_wire::NodeId;
 use serde_json::json;
 
 use super::{BENCH_NODE, with_directory};
-use crate::cli::{BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName};
+use crate::cli::{
+    BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName, log_table_mib_usual,
+};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -50,6 +52,7 @@ fn measure(
         ports: EnginePorts::new(0, 0)?,
         standbys: options.standbys,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };
