@@ -1,13 +1,15 @@
 //! The command line, as a person reads it with `--help`.
 
 mod bench;
+mod node;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub(crate) use bench::{Bench, BenchFailover, BenchLog, DeathName, VictimName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use halfmoon_sequencer::SUSPECT_MS_DEFAULT;
+use halfmoon_sequencer::{REPLACE_AFTER_S_DEFAULT, SUSPECT_MS_DEFAULT};
+pub(crate) use node::{Node, NodeList, NodeReplace, Whose};
 use serde::Deserialize;
 
 /// Exactly-once stateful functions at the speed of the network and the disk.
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     Functions(Target),
     /// Show what the cluster's nodes are doing.
     Status(Target),
+    /// List the cluster's nodes, or put a new storage node in the place of another.
+    #[command(subcommand)]
+    Node(Node),
     /// Show the settings, and where each comes from: flag, environment, file or default.
     Config(Config),
     /// Check what a cluster has on its disks: logs, replicas, steps, state.
@@ -128,6 +133,18 @@ pub(crate) struct Machine {
         value_parser = clap::value_parser!(u32).range(STANDBYS))]
     pub(crate) standbys: u32,
 
+    /// Storage nodes that are no members yet, to take the place of one that is lost.
+    #[arg(long, default_value_t = 0, env = "HALFMOON_SPARES",
+        value_parser = clap::value_parser!(u32).range(SPARES))]
+    pub(crate) spares: u32,
+
+    /// Seconds after which a storage node that does not answer is replaced by a spare, if there is one.
+    /// It cannot come back then. 0: never.
+    #[arg(long, visible_alias = "replace-after", default_value_t = REPLACE_AFTER_S_DEFAULT,
+        env = "HALFMOON_REPLACE_AFTER_S", value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(REPLACE_AFTER_S))]
+    pub(crate) replace_after_s: u32,
+
     /// What an acknowledgement means: flushed on two of three disks, or merely in the memory of two
     /// of three nodes (faster, and lost with the power). A cluster keeps what it was founded with.
     #[arg(long, value_enum, default_value_t = Durability::Flush, env = "HALFMOON_DURABILITY")]
@@ -138,35 +155,16 @@ pub(crate) struct Machine {
     #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
-
-    /// MiB of memory that the tables of the log may take, in the sequencer and in every engine. When
-    /// they are full, new invocations are refused (429) and those that have begun go on.
-    #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
-        value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
-    pub(crate) log_table_mib: u32,
-}
-
-/// How many MiB the tables of the log may take.
-pub(crate) const LOG_TABLE_MIBS: std::ops::RangeInclusive<i64> = 1..=1_048_576;
-/// The share of a machine's memory that they take unless said otherwise.
-const LOG_TABLE_SHARE: u64 = 16;
-/// What is assumed of a machine that does not tell how much memory it has, in KiB.
-const MEMORY_KIB_ASSUMED: u64 = 4 << 20;
-
-/// That share of this machine's memory.
-pub(crate) fn log_table_mib_usual() -> u32 {
-    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory_kib = told
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
-        .unwrap_or(MEMORY_KIB_ASSUMED);
-    u32::try_from(memory_kib / 1024 / LOG_TABLE_SHARE).unwrap_or(u32::MAX).clamp(1, 1_048_576)
 }
 
 /// How many engines a cluster on one machine may have.
 pub(crate) const ENGINES: std::ops::RangeInclusive<i64> = 1..=16;
 /// How many sequencers may stand by.
 pub(crate) const STANDBYS: std::ops::RangeInclusive<i64> = 0..=4;
+/// How many spares there may be.
+pub(crate) const SPARES: std::ops::RangeInclusive<i64> = 0..=4;
+/// How long a storage node may be gone before it is replaced, in seconds.
+pub(crate) const REPLACE_AFTER_S: std::ops::RangeInclusive<i64> = 0..=604_800;
 /// How many MiB a segment may have.
 pub(crate) const SEGMENT_MIBS: std::ops::RangeInclusive<i64> = 1..=1024;
 
@@ -377,11 +375,6 @@ pub(crate) struct Run {
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
 
-    /// MiB of memory that the tables of the log may take, in the sequencer and in every engine.
-    #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
-        value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
-    pub(crate) log_table_mib: u32,
-
     /// A sequencer that leaves others the time to be in charge before it takes over. One that finds
     /// another in charge stands by in any case.
     #[arg(long)]
@@ -391,6 +384,13 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = SUSPECT_MS_DEFAULT,
         value_parser = clap::value_parser!(u32).range(50..=60_000))]
     pub(crate) suspect_ms: u32,
+
+    /// Seconds after which the sequencer in charge replaces a storage node that does not answer by a
+    /// spare, if there is one. 0: never.
+    #[arg(long, visible_alias = "replace-after", default_value_t = REPLACE_AFTER_S_DEFAULT,
+        env = "HALFMOON_REPLACE_AFTER_S", value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(REPLACE_AFTER_S))]
+    pub(crate) replace_after_s: u32,
 
     /// End when standard input does: a child process does not outlive its supervisor.
     #[arg(long, hide = true)]

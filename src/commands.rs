@@ -6,6 +6,7 @@ mod demo;
 mod deploy;
 mod dev;
 mod invoke;
+mod node;
 mod show;
 mod verify;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli, origins: &Origins) -> anyhow::Result<ExitCode> {
         Command::Invoke(options) => invoke::run(&options),
         Command::Functions(target) => show::functions(&target),
         Command::Status(target) => show::status(&target),
+        Command::Node(options) => node::run(&options),
         Command::Config(options) => config::run(&options, cli.log.as_deref(), origins),
         Command::Verify(options) => verify::run(&options),
         Command::Bench(what) => bench::run(&what, passed_on),

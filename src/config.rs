@@ -12,19 +12,22 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::cli::{Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, SEGMENT_MIBS, STANDBYS};
+use crate::cli::{
+    Cli, Command, Durability, ENGINES, REPLACE_AFTER_S, SEGMENT_MIBS, SPARES, STANDBYS,
+};
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 10] = [
+pub(crate) const SETTINGS: [&str; 11] = [
     "server",
     "data_dir",
     "meta",
     "engines",
     "standbys",
+    "spares",
+    "replace_after_s",
     "port",
     "durability",
     "segment_mib",
-    "log_table_mib",
     "log",
 ];
 
@@ -39,12 +42,14 @@ struct File {
     engines: Option<u32>,
     #[serde(default, deserialize_with = "standbys")]
     standbys: Option<u32>,
+    #[serde(default, deserialize_with = "spares")]
+    spares: Option<u32>,
+    #[serde(default, deserialize_with = "replace_after_s")]
+    replace_after_s: Option<u32>,
     port: Option<u16>,
     durability: Option<Durability>,
     #[serde(default, deserialize_with = "segment_mib")]
     segment_mib: Option<u32>,
-    #[serde(default, deserialize_with = "log_table_mib")]
-    log_table_mib: Option<u32>,
     #[serde(default, deserialize_with = "log")]
     log: Option<String>,
 }
@@ -101,6 +106,11 @@ fn settle(cli: &mut Cli, origins: &Origins) {
     {
         target.server = None;
     }
+    if let Command::Node(node) = &mut cli.command
+        && origins.of("data_dir") > origins.of("meta")
+    {
+        node.whose_mut().meta = None;
+    }
     if cli.verbose > 0 && origins.of("log") < From::Flag {
         cli.log = None;
     }
@@ -152,10 +162,11 @@ impl File {
             meta,
             number(self.engines),
             number(self.standbys),
+            number(self.spares),
+            number(self.replace_after_s),
             number(self.port.map(u32::from)),
             self.durability.map(|durability| durability.name().to_owned()),
             number(self.segment_mib),
-            number(self.log_table_mib),
             self.log,
         ];
         let named = SETTINGS.into_iter().zip(values);
@@ -171,12 +182,16 @@ fn standbys<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error>
     within(from, STANDBYS)
 }
 
-fn segment_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    within(from, SEGMENT_MIBS)
+fn spares<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, SPARES)
 }
 
-fn log_table_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    within(from, LOG_TABLE_MIBS)
+fn replace_after_s<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, REPLACE_AFTER_S)
+}
+
+fn segment_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, SEGMENT_MIBS)
 }
 
 fn within<'de, D: Deserializer<'de>>(
@@ -255,6 +270,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Bench(_)
             | Self::Run(_)
+            | Self::Node(_)
             | Self::Config(_) => None,
         }
     }
@@ -272,8 +288,8 @@ mod tests {
     #[test]
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
         let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
-                   standbys = 2\nport = 0\n\
-                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog_table_mib = 9\nlog = \"warn\"\n";
+                   standbys = 2\nspares = 1\nreplace_after_s = 0\nport = 0\n\
+                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
         assert_eq!(values["data_dir"], "/etc/halfmoon/data");

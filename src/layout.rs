@@ -6,15 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use halfmoon_meta::{Durability, MetaStore, cluster};
-use halfmoon_wire::NodeId;
+use halfmoon_meta::{ClusterError, Durability, MemberSet, MetaStore, cluster, disks, nodes};
+use halfmoon_wire::{NodeId, Role};
 
-/// Storage nodes of a cluster on one machine.
+/// The storage nodes that a cluster on one machine is founded with.
 pub(crate) const STORAGE: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// Its first sequencer; those that stand by follow.
 pub(crate) const SEQUENCER: NodeId = NodeId(10);
 /// Its first engine; the others follow.
 pub(crate) const FIRST_ENGINE: u32 = 21;
+
+/// Numbers of further storage nodes: all that there are between the others and beyond them.
+fn further_storage() -> impl Iterator<Item = NodeId> {
+    (4..SEQUENCER.0).chain(101..).map(NodeId)
+}
 
 /// The file that says where the metadata lies when it does not lie in `meta/`.
 const META_ELSEWHERE: &str = "meta-at";
@@ -102,12 +107,38 @@ impl Layout {
         let store = halfmoon_meta::open(&self.meta()?)?;
         match cluster::read(&*store) {
             Ok(_) => {}
-            Err(halfmoon_meta::ClusterError::NoCluster) => {
+            Err(ClusterError::NoCluster) => {
                 cluster::create(&*store, cluster::random_id()?, durability, &STORAGE)?;
             }
             Err(error) => return Err(error.into()),
         }
         Ok(Founded { meta: store, _lock: lock })
+    }
+
+    /// The storage nodes that are to run here: all that have a part in the log, and `spares` more. One
+    /// that somebody else runs, from another directory, is not among them.
+    pub(crate) fn storage_nodes(
+        &self,
+        meta: &dyn MetaStore,
+        spares: u32,
+    ) -> Result<Vec<NodeId>, ClusterError> {
+        let info = cluster::read(meta)?;
+        let used = disks::list(meta)?;
+        let published: Vec<NodeId> = nodes::list(meta)?
+            .into_iter()
+            .filter(|entry| entry.role() == Role::Storage)
+            .map(|entry| entry.node())
+            .collect();
+        let is_here =
+            |node: &NodeId| self.node("storage", *node).is_dir() || !published.contains(node);
+        let mut all: Vec<NodeId> =
+            info.recovery_sets().flat_map(MemberSet::nodes).filter(is_here).collect();
+        let is_fresh = |node: &NodeId| !info.has_part(*node) && !used.contains(node);
+        let fresh = further_storage().filter(is_fresh).filter(is_here);
+        all.extend(fresh.take(spares as usize));
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
     }
 
     /// Opens the metadata of a cluster that is there.

@@ -1,7 +1,7 @@
 //! Keeps the nodes of a cluster on one machine running as child processes.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SEQUENCER_PAUSE: Duration = Duration::from_secs(1);
 /// Short lives in a row after which a node is given up.
 const SHORT_LIVES_MAX: u32 = 20;
+/// How often it is looked who is a member of the log.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// How long children may take to end in order before they are killed.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,16 +49,15 @@ struct Node {
     started: Instant,
     not_before: Instant,
     short_lives: u32,
+    /// It was replaced: it is ended by then, and started no more.
+    leaves_by: Option<Instant>,
 }
 
 struct Shared {
     binary: PathBuf,
     layout: Layout,
     founded: Founded,
-    segment_mib: u32,
-    log_table_mib: u32,
-    passed_on: PassedOn,
-    log_files: bool,
+    options: Options,
     nodes: Mutex<Nodes>,
 }
 
@@ -76,10 +77,12 @@ pub(crate) struct Options {
     pub(crate) ports: EnginePorts,
     /// Sequencers that stand by.
     pub(crate) standbys: u32,
+    /// Storage nodes that are no members.
+    pub(crate) spares: u32,
+    /// Seconds after which a storage node that is gone is replaced; 0: never.
+    pub(crate) replace_after_s: u32,
     /// MiB of a segment of a storage node's logs.
     pub(crate) segment_mib: u32,
-    /// MiB of the tables of the log.
-    pub(crate) log_table_mib: u32,
     pub(crate) passed_on: PassedOn,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
@@ -103,36 +106,27 @@ impl Supervisor {
         options: Options,
     ) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("cannot tell where this program lies")?;
-        let now = Instant::now();
-        let node = |kind, id, http| {
-            let child = None;
-            let node =
-                Node { kind, id, http, child, started: now, not_before: now, short_lives: 0 };
-            (id, node)
-        };
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let storage = layout.storage_nodes(&*founded.meta, options.spares)?;
         let mut by_id: BTreeMap<_, _> =
-            layout::STORAGE.map(|id| node(Kind::Storage, id, any)).into();
-        by_id.extend([node(Kind::Sequencer, layout::SEQUENCER, any)]);
+            storage.into_iter().map(|id| (id, Node::new(Kind::Storage, id, ANY))).collect();
         let standbys = (0..options.standbys).map(layout::standby);
-        by_id.extend(standbys.map(|id| node(Kind::Sequencer, id, any)));
-        for (id, http) in options.ports.engines() {
-            by_id.extend([node(Kind::Engine, id, http)]);
+        for id in [layout::SEQUENCER].into_iter().chain(standbys) {
+            by_id.insert(id, Node::new(Kind::Sequencer, id, ANY));
         }
-        let shared = Arc::new(Shared {
-            binary,
-            layout,
-            founded,
-            segment_mib: options.segment_mib,
-            log_table_mib: options.log_table_mib,
-            passed_on: options.passed_on,
-            log_files: options.log_files,
-            nodes: Mutex::new(Nodes { by_id, stopping: false }),
-        });
+        for (id, http) in options.ports.engines() {
+            by_id.insert(id, Node::new(Kind::Engine, id, http));
+        }
+        let nodes = Mutex::new(Nodes { by_id, stopping: false });
+        let shared = Arc::new(Shared { binary, layout, founded, options, nodes });
         let watched = Arc::clone(&shared);
         let watcher = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+            let mut follow_at = Instant::now() + FOLLOW_EVERY;
             while watched.look() {
-                std::thread::sleep(LOOK_EVERY)
+                if follow_at <= Instant::now() {
+                    watched.follow();
+                    follow_at = Instant::now() + FOLLOW_EVERY;
+                }
+                std::thread::sleep(LOOK_EVERY);
             }
         })?;
         Ok(Self { shared, watcher: Some(watcher) })
@@ -217,6 +211,7 @@ impl Shared {
         if nodes.stopping {
             return false;
         }
+        nodes.by_id.retain(|_, node| !self.has_left(node));
         let sequencers = nodes.by_id.values().filter(|node| node.kind == Kind::Sequencer).count();
         for node in nodes.by_id.values_mut() {
             if let Some(child) = &mut node.child {
@@ -229,7 +224,8 @@ impl Shared {
                     node.not_before = node.not_before.max(Instant::now() + SEQUENCER_PAUSE);
                 }
             }
-            if Instant::now() >= node.not_before && node.short_lives < SHORT_LIVES_MAX {
+            let is_due = Instant::now() >= node.not_before && node.leaves_by.is_none();
+            if is_due && node.short_lives < SHORT_LIVES_MAX {
                 match self.spawn(node) {
                     Ok(child) => node.child = Some(child),
                     Err(error) => node.ended(&format!("{error:#}")),
@@ -237,6 +233,52 @@ impl Shared {
             }
         }
         true
+    }
+
+    /// Runs a node for every member and every spare; ends those that have no part in the log any more.
+    fn follow(&self) {
+        let meta = &*self.founded.meta;
+        let looked = cluster::read(meta)
+            .and_then(|info| Ok((info, self.layout.storage_nodes(meta, self.options.spares)?)));
+        let (info, wanted) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return tracing::debug!(%error, "who is a member is not known"),
+        };
+        let mut nodes = self.lock();
+        for id in &wanted {
+            nodes.by_id.entry(*id).or_insert_with(|| {
+                tracing::info!("storage {id} is to run here");
+                Node::new(Kind::Storage, *id, ANY)
+            });
+        }
+        let is_leaving = |node: &&mut Node| {
+            let is_wanted = info.has_part(node.id) || wanted.contains(&node.id);
+            node.kind == Kind::Storage && node.leaves_by.is_none() && !is_wanted
+        };
+        for node in nodes.by_id.values_mut().filter(is_leaving) {
+            tracing::info!(
+                "storage {} was replaced and ends; its directory is of no more use: {}",
+                node.id,
+                self.layout.node(node.kind.name(), node.id).display()
+            );
+            node.leaves_by = Some(Instant::now() + STOP_WITHIN);
+            if let Some(child) = &mut node.child {
+                drop(child.stdin.take());
+            }
+        }
+    }
+
+    /// Whether a node that was replaced has ended; one that takes too long is killed.
+    fn has_left(&self, node: &mut Node) -> bool {
+        let (Some(by), Some(child)) = (node.leaves_by, &mut node.child) else {
+            return node.leaves_by.is_some();
+        };
+        if by <= Instant::now()
+            && let Err(error) = child.kill()
+        {
+            tracing::error!(%error, pid = child.id(), "cannot be killed");
+        }
+        !matches!(child.try_wait(), Ok(None))
     }
 
     /// The sequencer that took the last epoch.
@@ -252,7 +294,11 @@ impl Shared {
     ) -> anyhow::Result<R> {
         let id = match part {
             Part::Engine(index) => layout::engine(u32::try_from(index)?),
-            Part::Storage(index) => *layout::STORAGE.get(index).context("no such storage node")?,
+            Part::Storage(index) => *cluster::read(&*self.founded.meta)?
+                .members
+                .nodes()
+                .get(index)
+                .context("no such storage node")?,
             Part::Sequencer => self.in_charge().context("no sequencer is in charge")?,
         };
         let mut nodes = self.lock();
@@ -269,19 +315,21 @@ impl Shared {
         command
             .args(["run", "--role", node.kind.name(), "--until-stdin-ends"])
             .args(["--node", &node.id.to_string(), "--http", &node.http.to_string()])
-            .args(["--segment-mib", &self.segment_mib.to_string()])
-            .args(["--log-table-mib", &self.log_table_mib.to_string()])
+            .args(["--segment-mib", &self.options.segment_mib.to_string()])
             .arg("--data-dir")
             .arg(&directory)
             .arg("--meta")
             .arg(self.layout.meta()?)
-            .args(self.passed_on.arguments())
+            .args(self.options.passed_on.arguments())
             .args(node.is_standby().then_some("--standby"))
             // Who started this process is told by it alone when all are ready.
             .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
-        if self.log_files {
+        if node.kind == Kind::Sequencer {
+            command.args(["--replace-after-s", &self.options.replace_after_s.to_string()]);
+        }
+        if self.options.log_files {
             command.stderr(log_file(&directory.with_extension("log"))?);
         }
         command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))
@@ -296,7 +344,16 @@ fn log_file(path: &Path) -> anyhow::Result<std::fs::File> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Any port of this machine.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 impl Node {
+    fn new(kind: Kind, id: NodeId, http: SocketAddr) -> Self {
+        let now = Instant::now();
+        let (child, leaves_by) = (None, None);
+        Self { kind, id, http, child, started: now, not_before: now, short_lives: 0, leaves_by }
+    }
+
     fn is_standby(&self) -> bool {
         self.kind == Kind::Sequencer && self.id != layout::SEQUENCER
     }

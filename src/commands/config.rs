@@ -21,10 +21,11 @@ pub(crate) fn run(
         json!(options.machine.meta.clone().map_or_else(|| root.meta(), Ok)?),
         json!(options.machine.engines),
         json!(options.machine.standbys),
+        json!(options.machine.spares),
+        json!(options.machine.replace_after_s),
         json!(options.port),
         json!(options.machine.durability.name()),
         json!(options.machine.segment_mib),
-        json!(options.machine.log_table_mib),
         json!(log),
     ];
     let settings = SETTINGS.into_iter().zip(values);
@@ -53,7 +54,7 @@ pub(crate) fn run(
             From::Environment => format!("HALFMOON_{}", name.to_uppercase()),
             From::Flag => format!("--{}", name.replace('_', "-")),
         };
-        print(&format!("{name:<13} {text:<40} {from}"));
+        print(&format!("{name:<15} {text:<40} {from}"));
     }
     let path = path.as_deref().unwrap_or("none: neither XDG_CONFIG_HOME nor HOME is set");
     let there = if origins.found { "" } else { " (not there)" };

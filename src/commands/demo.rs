@@ -11,7 +11,7 @@ use halfmoon_bench::cluster::{Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 
-use crate::cli::{Demo, PassedOn, SEGMENT_MIB, log_table_mib_usual};
+use crate::cli::{Demo, PassedOn, SEGMENT_MIB};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -37,8 +37,9 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 2)?,
         standbys: 1,
+        spares: 0,
+        replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
-        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halfmoon_bench::cluster::{Cluster, Gateways, wait_until_up};
+use halfmoon_meta::cluster;
 
 use crate::cli::{Dev, Durability, PassedOn};
 use crate::commands::show::print;
@@ -40,8 +41,9 @@ pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode
         let supervised = Options {
             ports,
             standbys: options.machine.standbys,
+            spares: options.machine.spares,
+            replace_after_s: options.machine.replace_after_s,
             segment_mib: options.machine.segment_mib,
-            log_table_mib: options.machine.log_table_mib,
             passed_on,
             log_files: false,
         };
@@ -67,9 +69,14 @@ async fn serve(
     }
     let engines = gateways.cluster().engines();
     let standbys = if options.in_process { 0 } else { options.machine.standbys };
+    let members = cluster::read(&*layout.open()?)?.members.nodes().len();
+    let spares = match options.machine.spares {
+        0 => String::new(),
+        spares => format!(" ({spares} spare)"),
+    };
     print(&format!(
-        "halfmoon is up after {:.2} s: 1 sequencer ({standbys} standing by), 3 storage nodes, {engines} \
-         engines",
+        "halfmoon is up after {:.2} s: 1 sequencer ({standbys} standing by), {members} storage \
+         nodes{spares}, {engines} engines",
         begin.elapsed().as_secs_f64()
     ));
     for engine in 0..engines {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use halfmoon_meta::{ClusterInfo, cluster};
+use halfmoon_meta::{ClusterInfo, MemberSet, cluster, disks};
 use halfmoon_verify::Report;
+use halfmoon_wire::NodeId;
 
 use crate::cli::Verify;
 use crate::commands::show::print;
-use crate::layout::{Layout, STORAGE};
+use crate::layout::Layout;
 
 pub(crate) fn run(options: &Verify) -> anyhow::Result<ExitCode> {
     let (dirs, info) = what(options)?;
@@ -31,8 +32,16 @@ fn what(options: &Verify) -> anyhow::Result<(Vec<PathBuf>, Option<ClusterInfo>)>
         return Ok((options.nodes.clone(), None));
     }
     let layout = Layout::new(options.data_dir.clone())?;
-    let info = cluster::read(&*layout.open()?)?;
-    Ok((STORAGE.map(|node| layout.node("storage", node)).to_vec(), Some(info)))
+    let meta = layout.open()?;
+    let (info, used) = (cluster::read(&*meta)?, disks::list(&*meta)?);
+    // Whoever has a part in the log and has begun to hold some. Who was replaced has none.
+    let mut nodes: Vec<NodeId> = info.recovery_sets().flat_map(MemberSet::nodes).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes.retain(|node| {
+        used.contains(node) || layout.node("storage", *node).join("identity").exists()
+    });
+    Ok((nodes.into_iter().map(|node| layout.node("storage", node)).collect(), Some(info)))
 }
 
 fn show(report: &Report) {

@@ -121,7 +121,7 @@ fn a_damaged_segment_stops_its_node_with_what_to_do_and_the_cluster_goes_on() {
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     let dev = Dev::start_with(&data, &["--segment-mib", "1"]);
     let said = dev.until_said("is damaged at byte");
-    assert!(said.contains("storage-2") && said.contains("new member"), "{said}");
+    assert!(said.contains("storage-2") && said.contains("halfmoon node replace"), "{said}");
     count(&dev, 6);
     assert!(dev.stop());
 }

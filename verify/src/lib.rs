@@ -132,7 +132,7 @@ pub fn verify(
     progress("auditing the log");
     let stored = audit(&nodes[reference], &mut report)?;
     progress("comparing the replicas' state");
-    state::compare(&nodes, quorum, &stored, &mut report)?;
+    state::compare(&nodes, quorum, info, &stored, &mut report)?;
     Ok(report)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use halfmoon_meta::ClusterInfo;
 use halfmoon_protocol::audit::StoredValue;
 use halfmoon_storage::{Inspection, NodeError, StateItem};
 use halfmoon_wire::{CellTuple, ObjectKey, VersionId};
@@ -59,14 +60,22 @@ struct Value {
 pub(crate) fn compare(
     nodes: &[Inspection],
     quorum: usize,
+    info: Option<&ClusterInfo>,
     stored: &[StoredValue],
     report: &mut Report,
 ) -> Result<(), VerifyError> {
-    let (mut stores, mut looked_at) = (Stores::default(), 0);
+    let (mut stores, mut looked_at, mut whole) = (Stores::default(), 0, 0);
     for node in nodes.iter().filter(|node| !node.is_running()) {
         let id = node.node().0;
         match node.state(|item| stores.take(id, item, report)) {
-            Ok(()) => looked_at += 1,
+            Ok(()) if info.is_none_or(|info| info.has_state(node.node())) => {
+                looked_at += 1;
+                whole += 1;
+            }
+            Ok(()) => {
+                looked_at += 1;
+                report.note(format!("node {id} has not copied all of the state yet"));
+            }
             Err(error @ (NodeError::Corrupt { .. } | NodeError::StateLog { .. })) => {
                 report.flaw(|| format!("node {id}: {error}"));
             }
@@ -76,13 +85,13 @@ pub(crate) fn compare(
     if looked_at == 0 {
         return Ok(());
     }
-    // Whoever was not looked at may have it.
-    let needed = quorum.saturating_sub(nodes.len().max(2 * quorum - 1) - looked_at);
+    // Whoever was not looked at may have it, and whoever has not copied all lacks some.
+    let needed = quorum.saturating_sub(nodes.len().max(2 * quorum - 1) - whole);
     stores.named(stored, needed, report);
     let behind = stores.cells.values().filter(|cell| cell.holders < needed).count() as u64;
     let named = stores.versions.values().filter(|value| value.named).count() as u64;
     report.state = Some(StateReport {
-        nodes: looked_at as u64,
+        nodes: looked_at,
         cells: stores.cells.len() as u64,
         cells_behind: behind,
         versions: stores.versions.len() as u64,

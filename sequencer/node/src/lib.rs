@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod caretaker;
 mod epoch;
 mod host;
 mod metrics;
@@ -22,8 +23,9 @@ mod run;
 mod standby;
 mod trio;
 
-pub use halfmoon_order::{PLACE_BYTES, PLACES_MAX_DEFAULT};
 pub use host::{Now, Options, Reign, Request, RoleError, Scene, Status, Turn, Watch};
 pub use metrics::{Metrics, Snapshot};
 pub use role::Role;
-pub use run::{Config, LEASE_MS_DEFAULT, RunError, SUSPECT_MS_DEFAULT, run};
+pub use run::{
+    Config, LEASE_MS_DEFAULT, REPLACE_AFTER_S_DEFAULT, RunError, SUSPECT_MS_DEFAULT, run,
+};

@@ -11,6 +11,7 @@ use halfmoon_tcp::Tcp;
 use halfmoon_transport::ListenError;
 use halfmoon_wire::{NodeId, Role as WireRole};
 
+use crate::caretaker::Caretaker;
 use crate::host::{Now, Options, RoleError};
 use crate::registrar::{Desk, Notice, Registrar};
 use crate::role::Role;
@@ -25,6 +26,11 @@ pub const LEASE_MS_DEFAULT: u32 = 2000;
 /// How long a sequencer may be silent before one that stands by takes over, when nothing else is
 /// configured, in ms: twenty heartbeats, and more than most busy machines keep a process waiting.
 pub const SUSPECT_MS_DEFAULT: u32 = 400;
+
+/// How long a storage node may be gone before a spare takes its place, when nothing else is configured,
+/// in s: longer than a machine takes to start again, or a node to be upgraded. Where no spare runs
+/// nothing is replaced.
+pub const REPLACE_AFTER_S_DEFAULT: u32 = 300;
 
 /// How a sequencer is set up.
 #[derive(Clone)]
@@ -41,11 +47,11 @@ pub struct Config {
     pub lease_ms: u32,
     /// Bytes of recent stream kept for followers.
     pub window_bytes: usize,
-    /// Most places of records in tags in the log's window; above it, appends are refused until the log
-    /// is trimmed.
-    pub places_max: u64,
     /// How long the sequencer in charge may be silent before this one takes over, in ms.
     pub suspect_ms: u32,
+    /// How long a storage node may be gone before the sequencer in charge has a spare take its place;
+    /// zero: for ever.
+    pub replace_after: Duration,
     /// Whether it stands by at first, though nobody may be in charge: others get their time to be.
     pub is_standby: bool,
     /// How the thread waits.
@@ -89,8 +95,8 @@ impl Config {
             advertise: None,
             lease_ms: LEASE_MS_DEFAULT,
             window_bytes: halfmoon_order::window::WINDOW_BYTES_DEFAULT,
-            places_max: crate::PLACES_MAX_DEFAULT,
             suspect_ms: SUSPECT_MS_DEFAULT,
+            replace_after: Duration::from_secs(REPLACE_AFTER_S_DEFAULT.into()),
             is_standby: false,
             reactor: halfmoon_reactor::Options::default(),
         }
@@ -115,7 +121,6 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
         is_patient: config.is_standby || nodes::list(&*config.meta)?.iter().any(is_other),
         lease_ms: config.lease_ms,
         window_bytes: config.window_bytes,
-        places_max: config.places_max,
         suspect_ms: config.suspect_ms,
     };
     let mut role = Role::new(Tcp::new(reactor.clone()), options);
@@ -125,6 +130,7 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     let store = Arc::clone(&config.meta);
     let desk = Desk::new(store, reactor.borrow().waker(), config.node, published);
     let registrar = Registrar::start(desk).map_err(RunError::Thread)?;
+    let _caretaker = Caretaker::start(&config, info.id()).map_err(RunError::Thread)?;
     tracing::info!(address = %published, "sequencer started");
     let clock = Clock { start: Instant::now() };
     while !stop.load(Ordering::Relaxed) {
@@ -193,6 +199,7 @@ impl std::fmt::Debug for Config {
             .field("lease_ms", &self.lease_ms)
             .field("window_bytes", &self.window_bytes)
             .field("suspect_ms", &self.suspect_ms)
+            .field("replace_after", &self.replace_after)
             .field("is_standby", &self.is_standby)
             .finish_non_exhaustive()
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use halfmoon_meta::{Durability, FileStore, MetaStore, NodeEntry, cluster, nodes};
+use halfmoon_meta::{Durability, FileStore, MetaStore, NodeEntry, cluster, disks, nodes};
 use halfmoon_reactor::{Options, Reactor};
 use halfmoon_sequencer::{Config, RunError, run};
 use halfmoon_tcp::Tcp;
@@ -121,6 +121,47 @@ fn members_that_are_proposed_come_into_effect_under_the_same_sequencer() {
         assert_eq!(info.holder.unwrap().node(), NODE);
         stop.store(true, Ordering::Relaxed);
         thread.join().unwrap().unwrap();
+        stop_storage.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_storage_node_that_is_gone_for_long_is_replaced_by_a_spare_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store: Arc<dyn MetaStore> = Arc::new(FileStore::open(directory.path()).unwrap());
+    let [one, two, dead, left, spare] = [1, 2, 3, 4, 5].map(NodeId);
+    cluster::create(&*store, 77, Durability::Flush, &[one, two, dead]).unwrap();
+    // Spares that do not qualify: one has stored something before, one is published and not there.
+    disks::claim(&*store, left, 9).unwrap();
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let gone = NodeEntry::new(Role::Storage, NodeId(0), Incarnation(1), nowhere);
+    nodes::publish(&*store, &gone).unwrap();
+    let (stop_storage, stop) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+    let (stop_dead, stop_standby) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+    let replace_after = Duration::from_millis(500);
+    let config = Config { replace_after, ..Config::new(Arc::clone(&store), NODE, "127.0.0.1:0") };
+    let standby = Config { node: OTHER, is_standby: true, ..config.clone() };
+    let members = || cluster::read(&*store).unwrap().members;
+    thread::scope(|scope| {
+        for node in [one, two, left, spare] {
+            let (store, stop) = (&store, &stop_storage);
+            scope.spawn(move || storage(store, node, stop));
+        }
+        let mortal = scope.spawn(|| storage(&store, dead, &stop_dead));
+        let thread = scope.spawn(|| run(config, Arc::clone(&stop)));
+        until(|| members().committed_in() == Some(Epoch(1)));
+        let other = scope.spawn(|| run(standby, Arc::clone(&stop_standby)));
+        // All answer, for longer than a node may be gone.
+        thread::sleep(replace_after * 3);
+        assert_eq!(members().version, 1);
+        stop_dead.store(true, Ordering::Relaxed);
+        mortal.join().unwrap();
+        until(|| members().version == 2 && members().committed_in() > Some(Epoch(1)));
+        assert_eq!(members().nodes(), [one, two, spare]);
+        for (stop, thread) in [(&stop_standby, other), (&stop, thread)] {
+            stop.store(true, Ordering::Relaxed);
+            thread.join().unwrap().unwrap();
+        }
         stop_storage.store(true, Ordering::Relaxed);
     });
 }

@@ -12,9 +12,7 @@ use halfmoon_wire::NodeId;
 use serde_json::json;
 
 use super::{BENCH_NODE, with_directory};
-use crate::cli::{
-    BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName, log_table_mib_usual,
-};
+use crate::cli::{BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -51,8 +49,9 @@ fn measure(
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 0)?,
         standbys: options.standbys,
+        spares: 0,
+        replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
-        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

@@ -284,36 +284,72 @@ pub fn propose_members(
     members: &[NodeId],
 ) -> Result<MemberSet, ClusterError> {
     let nodes = sorted(members)?;
-    change_cluster(store, |mut info| {
-        if info.members.nodes == nodes {
-            return Ok(Change::Keep(info.members));
-        }
-        let pending = info.recovery_sets().filter(|set| set.committed_in.is_none()).count();
-        if pending >= PENDING_SETS_MAX {
-            return Err(ClusterError::TooManyPending { pending });
-        }
-        let before = &info.members;
-        let is_kept = |id: &&u32| nodes.contains(id) && !info.copying.contains(id);
-        let kept = before.nodes.iter().filter(is_kept).count();
-        let needed = blocking(before.nodes.len()).max(blocking(nodes.len()));
-        if kept < needed {
-            return Err(ClusterError::StateLost { kept, needed });
-        }
-        let added: Vec<u32> =
-            nodes.iter().copied().filter(|id| !before.nodes.contains(id)).collect();
-        for id in &added {
-            if disks::find(store, NodeId(*id))?.is_some() {
-                return Err(ClusterError::DiskKnown { node: *id });
+    change_cluster(store, |info| changed_to(store, info, nodes.clone()))
+}
+
+/// Proposes the latest members with `new` in the place of `old`, as [`propose_members`] does. Proposing
+/// it again, once `new` is a member and `old` is none any more, changes nothing.
+///
+/// # Errors
+/// [`ClusterError::NotMember`], [`ClusterError::IsMember`], and those of [`propose_members`].
+pub fn replace_member(
+    store: &dyn MetaStore,
+    old: NodeId,
+    new: NodeId,
+) -> Result<MemberSet, ClusterError> {
+    change_cluster(store, |info| {
+        let is_member = |node: NodeId| info.members.nodes.contains(&node.0);
+        match (is_member(old), is_member(new)) {
+            (true, false) => {}
+            (false, true) if info.has_part(old) || disks::find(store, old)?.is_some() => {
+                return Ok(Change::Keep(info.members));
+            }
+            (true, true) => return Err(ClusterError::IsMember { node: new.0 }),
+            (false, _) => {
+                let members = info.members.nodes;
+                return Err(ClusterError::NotMember { node: old.0, members });
             }
         }
-        info.copying.retain(|id| nodes.contains(id));
-        info.copying.extend(added);
-        info.copying.sort_unstable();
-        let version = info.members.version.saturating_add(1);
-        let set = MemberSet { version, nodes: nodes.clone(), committed_in: None };
-        info.older.push(std::mem::replace(&mut info.members, set.clone()));
-        Ok(Change::Write(info, set))
+        let mut nodes = info.members.nodes.clone();
+        nodes.retain(|node| *node != old.0);
+        nodes.push(new.0);
+        nodes.sort_unstable();
+        changed_to(store, info, nodes)
     })
+}
+
+fn changed_to(
+    store: &dyn MetaStore,
+    mut info: ClusterInfo,
+    nodes: Vec<u32>,
+) -> Result<Change<ClusterInfo, MemberSet>, ClusterError> {
+    if info.members.nodes == nodes {
+        return Ok(Change::Keep(info.members));
+    }
+    let pending = info.recovery_sets().filter(|set| set.committed_in.is_none()).count();
+    if pending >= PENDING_SETS_MAX {
+        return Err(ClusterError::TooManyPending { pending });
+    }
+    let before = &info.members;
+    let is_kept = |id: &&u32| nodes.contains(id) && !info.copying.contains(id);
+    let kept = before.nodes.iter().filter(is_kept).count();
+    let needed = blocking(before.nodes.len()).max(blocking(nodes.len()));
+    if kept < needed {
+        return Err(ClusterError::StateLost { kept, needed });
+    }
+    let added: Vec<u32> = nodes.iter().copied().filter(|id| !before.nodes.contains(id)).collect();
+    for id in &added {
+        if disks::find(store, NodeId(*id))?.is_some() {
+            return Err(ClusterError::DiskKnown { node: *id });
+        }
+    }
+    info.copying.retain(|id| nodes.contains(id));
+    info.copying.extend(added);
+    info.copying.sort_unstable();
+    let version = info.members.version.saturating_add(1);
+    let set = MemberSet { version, nodes, committed_in: None };
+    info.older.push(std::mem::replace(&mut info.members, set.clone()));
+    Ok(Change::Write(info, set))
 }
 
 /// Writes down that a member has copied all of the state. Saying it twice, or of a node that is no

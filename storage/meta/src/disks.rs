@@ -8,7 +8,7 @@ use halfmoon_wire::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::typed::{self, Change};
-use crate::{ClusterError, MetaStore};
+use crate::{ClusterError, MetaError, MetaStore};
 
 /// What a node's directory is known by: the name of its log, which was drawn at random.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +39,25 @@ pub fn find(store: &dyn MetaStore, node: NodeId) -> Result<Option<u64>, ClusterE
     Ok(found.map(|disk| disk.log))
 }
 
+/// The nodes that have served from some directory, ascending.
+///
+/// # Errors
+/// When the store fails, or a key is not one of a node.
+pub fn list(store: &dyn MetaStore) -> Result<Vec<NodeId>, ClusterError> {
+    let mut nodes = Vec::new();
+    for (key, _) in store.list(PREFIX)? {
+        let node = key.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
+        let why = || "it is not the number of a node".to_owned();
+        nodes.push(NodeId(
+            node.ok_or_else(|| MetaError::Corrupt { place: key.clone(), why: why() })?,
+        ));
+    }
+    nodes.sort_unstable();
+    Ok(nodes)
+}
+
+const PREFIX: &str = "disks/";
+
 fn key(node: NodeId) -> String {
-    format!("disks/{node}")
+    format!("{PREFIX}{node}")
 }

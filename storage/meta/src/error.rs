@@ -138,6 +138,20 @@ pub enum ClusterError {
         /// How many must.
         needed: usize,
     },
+    /// Who is to be replaced is no member.
+    #[error("storage node {node} is no member: the members are {}", numbers(members))]
+    NotMember {
+        /// Who.
+        node: u32,
+        /// The members.
+        members: Vec<u32>,
+    },
+    /// Who is to be added is a member.
+    #[error("storage node {node} is a member already: a new member is one that is none")]
+    IsMember {
+        /// Who.
+        node: u32,
+    },
     /// A node that is to be added has stored something before.
     #[error("storage node {node} has been a member before: give the new member a new number")]
     DiskKnown {
@@ -193,4 +207,8 @@ pub enum ClusterError {
     /// The change may or may not have taken effect.
     #[error("it is not known whether the change took effect: {0}")]
     Unknown(#[source] MetaError),
+}
+
+fn numbers(of: &[u32]) -> String {
+    of.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -256,3 +256,42 @@ fn all_nodes_are_listed_by_role_and_id() {
     }
     assert_eq!(nodes::list(&store).unwrap(), entries);
 }
+
+#[test]
+fn a_member_is_replaced_in_whatever_the_members_are_and_twice_is_once() {
+    let (_directory, store) = founded();
+    let error = cluster::replace_member(&store, D, E).unwrap_err();
+    assert!(error.to_string().contains("14 is no member: the members are 11, 12, 13"), "{error}");
+    let error = cluster::replace_member(&store, A, B).unwrap_err();
+    assert!(matches!(error, ClusterError::IsMember { node: 12 }), "{error}");
+    disks::claim(&store, A, 7).unwrap();
+    let set = cluster::replace_member(&store, A, D).unwrap();
+    assert_eq!(set.nodes(), [B, C, D]);
+    assert_eq!(cluster::replace_member(&store, A, D).unwrap(), set, "it is on its way");
+    cluster::mark_committed(&store, 2, Epoch(1)).unwrap();
+    let marked = cluster::replace_member(&store, A, D).unwrap();
+    assert_eq!((marked.nodes(), marked.version), (set.nodes(), 2), "it is done");
+    // Another one, told by somebody who knew the members before: nothing comes back.
+    let error = cluster::replace_member(&store, B, E).unwrap_err();
+    assert!(matches!(error, ClusterError::StateLost { .. }), "{error}");
+    cluster::mark_copied(&store, D).unwrap();
+    assert_eq!(cluster::replace_member(&store, B, E).unwrap().nodes(), [C, D, E]);
+    let error = cluster::replace_member(&store, C, A).unwrap_err();
+    assert!(matches!(error, ClusterError::StateLost { .. }), "{error}");
+    cluster::mark_copied(&store, E).unwrap();
+    let error = cluster::replace_member(&store, C, A).unwrap_err();
+    assert!(matches!(error, ClusterError::DiskKnown { node: 11 }), "{error}");
+    // Who was never a member was not replaced by one who is.
+    let error = cluster::replace_member(&store, NodeId(77), C).unwrap_err();
+    assert!(matches!(error, ClusterError::NotMember { node: 77, .. }), "{error}");
+}
+
+#[test]
+fn the_nodes_that_have_stored_something_are_known() {
+    let (_directory, store) = founded();
+    assert_eq!(disks::list(&store).unwrap(), []);
+    for node in [B, NodeId(2), A] {
+        disks::claim(&store, node, 1).unwrap();
+    }
+    assert_eq!(disks::list(&store).unwrap(), [NodeId(2), A, B]);
+}

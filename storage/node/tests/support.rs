@@ -332,7 +332,6 @@ impl Sequencer {
             tail: SeqNum(self.end),
             members: self.members.clone(),
             lease_ms: 1000,
-            places_max: 1 << 20,
         });
     }
 

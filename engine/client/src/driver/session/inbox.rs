@@ -52,7 +52,6 @@ struct Log<'a> {
     window_start: SeqNum,
     members: &'a [NodeId],
     lease_ms: u32,
-    places_max: u64,
 }
 
 impl<D: Directory> Session<D> {
@@ -88,18 +87,9 @@ impl<D: Directory> Session<D> {
                 self.core.answered(Peer::Sequencer, token, Reply::Tail(seq));
                 Ok(())
             }
-            Message::Welcome {
-                epoch,
-                history,
-                window_start,
-                members,
-                lease_ms,
-                places_max,
-                ..
-            } => {
+            Message::Welcome { epoch, history, window_start, members, lease_ms, .. } => {
                 let (history, members) = (&history[..], &members[..]);
-                let log = Log { epoch, history, window_start, members, lease_ms, places_max };
-                self.welcomed(lane, &log)
+                self.welcomed(lane, &Log { epoch, history, window_start, members, lease_ms })
             }
             _ => Err(Fault::Unexpected("by a sequencer")),
         }
@@ -131,7 +121,6 @@ impl<D: Directory> Session<D> {
             }
         }
         self.put_in_charge(lane);
-        core.places_max.set(log.places_max);
         core.open(Peer::Sequencer);
         let report_every_ns = u64::from(log.lease_ms) * 1_000_000 / REPORTS_PER_LEASE;
         let next_report_ns = core.executor.now_ns();
