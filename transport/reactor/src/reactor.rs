@@ -53,6 +53,17 @@ pub enum ReactorError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserId(u32);
 
+/// Something that happens without an operation of the ring: a network adapter writes its completions
+/// into memory, and makes a descriptor readable only if it was asked to.
+pub trait Watch {
+    /// Whether there is something to take. Called often; takes no system call.
+    fn ready(&mut self) -> bool;
+
+    /// The thread is about to sleep: asks for the descriptor, which an operation waits for, to be
+    /// readable when something comes. Returns whether something has come already.
+    fn arm(&mut self) -> bool;
+}
+
 /// A reactor that several parts of one thread use.
 pub type SharedReactor = Rc<RefCell<Reactor>>;
 
@@ -68,6 +79,7 @@ pub struct Reactor {
     waiting: usize,
     waker: Waker,
     spin: Duration,
+    watched: Vec<Rc<RefCell<dyn Watch>>>,
 }
 
 /// The user that watches the waker.
@@ -105,7 +117,8 @@ impl Reactor {
         };
         let waker = Waker::new().map_err(ReactorError::Event)?;
         let queues = vec![VecDeque::new()];
-        let mut reactor = Self { engine, queues, waiting: 0, waker, spin: options.spin };
+        let (spin, watched) = (options.spin, Vec::new());
+        let mut reactor = Self { engine, queues, waiting: 0, waker, spin, watched };
         reactor.watch_waker();
         Ok(reactor)
     }
@@ -136,6 +149,12 @@ impl Reactor {
         UserId(u32::try_from(self.queues.len() - 1).expect("a handful of users"))
     }
 
+    /// Looks at something whenever it would sleep otherwise. What is watched must not use the reactor
+    /// while it is looked at.
+    pub fn watch(&mut self, watch: Rc<RefCell<dyn Watch>>) {
+        self.watched.push(watch);
+    }
+
     /// Starts an operation; its [`Done`] carries the token. What cannot be started is done at once,
     /// with the error.
     pub fn start(&mut self, user: UserId, token: u64, op: Op) {
@@ -158,13 +177,13 @@ impl Reactor {
     /// used, at most so long. One system call, or none.
     pub fn wait(&mut self, at_most: Duration) -> Result<(), ReactorError> {
         // A wake-up ends this wait also if it came before, and whatever else this wait notices.
-        if self.waker.take() || self.waiting > 0 || at_most.is_zero() {
+        if self.waker.take() || self.waiting > 0 || at_most.is_zero() || self.is_ready() {
             return self.enter(None);
         }
         if !self.spin.is_zero() && self.spin_for(self.spin.min(at_most))? {
             return Ok(());
         }
-        let allowed = self.waker.prepare_sleep();
+        let allowed = self.waker.prepare_sleep() && !self.arm();
         let done = self.enter(allowed.then_some(at_most));
         self.waker.slept();
         self.waker.take();
@@ -176,7 +195,7 @@ impl Reactor {
         let end = Instant::now() + time;
         loop {
             self.enter(None)?;
-            if self.waker.take() || self.waiting > 0 {
+            if self.waker.take() || self.waiting > 0 || self.is_ready() {
                 return Ok(true);
             }
             if Instant::now() >= end {
@@ -184,6 +203,15 @@ impl Reactor {
             }
             std::hint::spin_loop();
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.watched.iter().any(|watched| watched.borrow_mut().ready())
+    }
+
+    /// Arms what is watched, until something has come already: then there is no sleep.
+    fn arm(&self) -> bool {
+        self.watched.iter().any(|watched| watched.borrow_mut().arm())
     }
 
     fn start_for(&mut self, user: u32, token: u64, op: Op) {

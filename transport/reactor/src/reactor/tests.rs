@@ -206,3 +206,40 @@ fn dropping_a_reactor_ends_what_is_in_flight_and_frees_its_memory() {
         assert_eq!((Arc::strong_count(&landing), Arc::strong_count(&socket)), (1, 1));
     }
 }
+
+/// Something that has happened after it was looked at so often, or once it is armed.
+struct Watched {
+    looks: u32,
+    ready_at_look: u32,
+    ready_when_armed: bool,
+    armed: u32,
+}
+
+impl Watch for Watched {
+    fn ready(&mut self) -> bool {
+        self.looks += 1;
+        self.looks >= self.ready_at_look
+    }
+
+    fn arm(&mut self) -> bool {
+        self.armed += 1;
+        self.ready_when_armed
+    }
+}
+
+#[test]
+fn what_is_watched_is_looked_at_before_a_sleep_and_while_spinning_and_ends_both() {
+    let mut seen = Vec::new();
+    for (spin, ready_at_look, ready_when_armed) in
+        [(Duration::ZERO, 1, false), (Duration::ZERO, u32::MAX, true), (LONG, 100, false)]
+    {
+        let mut reactor = Reactor::new(Options { backend: None, spin }).unwrap();
+        let watched = Watched { looks: 0, ready_at_look, ready_when_armed, armed: 0 };
+        let watched = Rc::new(RefCell::new(watched));
+        reactor.watch(watched.clone());
+        // It would sleep, or spin, for longer than the test may take.
+        reactor.wait(2 * LONG).unwrap();
+        seen.push((watched.borrow().looks, watched.borrow().armed));
+    }
+    assert_eq!(seen, [(1, 0), (1, 1), (100, 0)]);
+}
