@@ -286,7 +286,7 @@ impl Ord for Due {
 
 #[cfg(test)]
 mod tests {
-    use halfmoon_transport::conformance::Site;
+    use halfmoon_transport::conformance::{ADDRESS, Site};
 
     use super::*;
 
@@ -307,7 +307,7 @@ mod tests {
                 clock.set(clock.get() + 3 * MICRO);
                 net.advance(clock.get());
             };
-            Site { transport, rest: Box::new(rest) }
+            Site { transport, rest: Box::new(rest), address: ADDRESS }
         }
     }
 

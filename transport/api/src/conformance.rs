@@ -15,7 +15,7 @@ use crate::mailbox::MIN_RING_BYTES;
 /// Turns after which a test gives up.
 pub const TURNS: usize = 20_000;
 
-/// The address that is listened on.
+/// The address that is listened on where every address does.
 pub const ADDRESS: &str = "127.0.0.1:0";
 
 /// One end, and what lets time pass for it.
@@ -24,6 +24,8 @@ pub struct Site<T> {
     pub transport: T,
     /// Waits for something to happen, for a short time.
     pub rest: Box<dyn FnMut()>,
+    /// Where it listens; its peers reach it there.
+    pub address: &'static str,
 }
 
 /// Makes a test of every rule. The expression makes a `FnMut() -> Site<_>`.
@@ -108,7 +110,7 @@ fn raw_pair<T: Transport>(
     world: &mut impl FnMut() -> Site<T>,
 ) -> ((Raw<T>, LaneId), (Raw<T>, LaneId)) {
     let (mut a, mut b) = (Raw::new(world()), Raw::new(world()));
-    let address = b.site.transport.listen(ADDRESS).expect("it listens");
+    let address = b.site.transport.listen(b.site.address).expect("it listens");
     let (to_b, to_a) = raw_join(&mut a, &mut b, &address);
     ((a, to_b), (b, to_a))
 }
@@ -154,6 +156,7 @@ struct Node<T> {
     endpoint: Endpoint<T>,
     rest: Box<dyn FnMut()>,
     seen: Vec<Seen>,
+    address: &'static str,
 }
 
 /// Ring size of nodes: a message may have 4 KiB.
@@ -167,7 +170,7 @@ impl<T: Transport> Node<T> {
     fn with_ring(site: Site<T>, hello: &[u8], ring_bytes: usize) -> Self {
         let options = EndpointOptions { hello: hello.to_vec(), ring_bytes };
         let endpoint = Endpoint::new(site.transport, options);
-        Self { endpoint, rest: site.rest, seen: Vec::new() }
+        Self { endpoint, rest: site.rest, seen: Vec::new(), address: site.address }
     }
 
     fn turn(&mut self) {
@@ -197,7 +200,7 @@ fn pair<T: Transport>(
     world: &mut impl FnMut() -> Site<T>,
 ) -> ((Node<T>, LaneId), (Node<T>, LaneId)) {
     let (mut a, mut b) = (Node::new(world(), b"a"), Node::new(world(), b"b"));
-    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    let address = b.endpoint.listen(b.address).expect("it listens");
     let (to_b, to_a) = join(&mut a, &mut b, &address);
     ((a, to_b), (b, to_a))
 }
@@ -221,7 +224,7 @@ fn node_and_stranger<T: Transport>(
     own: &[u8],
 ) -> (Node<T>, String, Raw<T>, LaneId, Vec<u8>) {
     let (mut node, mut raw) = (Node::new(world(), b"node"), Raw::new(world()));
-    let address = node.endpoint.listen(ADDRESS).expect("it listens");
+    let address = node.endpoint.listen(node.address).expect("it listens");
     let lane = raw.site.transport.dial(&address).expect("it dials");
     raw.site.transport.greet(lane, own);
     let mut heard = None;

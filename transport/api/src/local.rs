@@ -362,7 +362,7 @@ impl Drop for LocalTransport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::Site;
+    use crate::conformance::{ADDRESS, Site};
 
     struct Nobody;
 
@@ -372,7 +372,10 @@ mod tests {
 
     fn world() -> impl FnMut() -> Site<LocalTransport> {
         let net = LocalNet::new();
-        move || Site { transport: net.transport(Arc::new(Nobody)), rest: Box::new(|| {}) }
+        move || {
+            let transport = net.transport(Arc::new(Nobody));
+            Site { transport, rest: Box::new(|| {}), address: ADDRESS }
+        }
     }
 
     crate::conformance_tests!(world());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use halfmoon_reactor::{Backend, Options, Reactor};
 use halfmoon_tcp::Tcp;
-use halfmoon_transport::conformance::Site;
+use halfmoon_transport::conformance::{ADDRESS, Site};
 
 fn world(backend: Backend) -> impl FnMut() -> Site<Tcp> {
     move || {
@@ -13,7 +13,7 @@ fn world(backend: Backend) -> impl FnMut() -> Site<Tcp> {
         let reactor = Reactor::shared(options).unwrap();
         let transport = Tcp::new(reactor.clone());
         let rest = move || reactor.borrow_mut().wait(Duration::from_millis(1)).unwrap();
-        Site { transport, rest: Box::new(rest) }
+        Site { transport, rest: Box::new(rest), address: ADDRESS }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{ADDRESS, Raw, Site, TURNS, raw_join, raw_pair, until};
+use super::{Raw, Site, TURNS, raw_join, raw_pair, until};
 use crate::contract::{
     Access, DownReason, LaneId, Occurrence, PostError, RegionId, RemoteSpan, Source, Token,
     Transport,
@@ -220,7 +220,7 @@ pub fn a_write_out_of_bounds_is_not_applied_in_any_part_and_kills_only_its_lane<
     mut world: impl FnMut() -> Site<T>,
 ) {
     let mut b = Raw::new(world());
-    let address = b.site.transport.listen(ADDRESS).expect("it listens");
+    let address = b.site.transport.listen(b.site.address).expect("it listens");
     let mut good = Raw::new(world());
     let (good_to_b, good_to_a) = raw_join(&mut good, &mut b, &address);
     let (unharmed, region) = expose(&mut b, good_to_a, 64);
@@ -252,7 +252,7 @@ pub fn a_region_of_another_lane_or_of_none_is_forbidden<T: Transport>(
     mut world: impl FnMut() -> Site<T>,
 ) {
     let mut b = Raw::new(world());
-    let address = b.site.transport.listen(ADDRESS).expect("it listens");
+    let address = b.site.transport.listen(b.site.address).expect("it listens");
     let mut good = Raw::new(world());
     let (_, good_to_a) = raw_join(&mut good, &mut b, &address);
     let (landing, others) = expose(&mut b, good_to_a, 64);
@@ -294,7 +294,7 @@ pub fn an_address_where_nobody_listens_takes_the_lane_down<T: Transport>(
     mut world: impl FnMut() -> Site<T>,
 ) {
     let mut b = world();
-    let address = b.transport.listen(ADDRESS).expect("it listens");
+    let address = b.transport.listen(b.address).expect("it listens");
     drop(b);
     let mut a = Raw::new(world());
     let lane = a.site.transport.dial(&address).expect("it dials");

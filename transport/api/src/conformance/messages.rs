@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ADDRESS, Node, RING_BYTES, Raw, Seen, Site, join, node_and_stranger, own_greeting, pair, until,
+    Node, RING_BYTES, Raw, Seen, Site, join, node_and_stranger, own_greeting, pair, until,
 };
 use crate::contract::{Access, DownReason, Occurrence, RemoteSpan, Source, Token, Transport};
 use crate::endpoint::{LANE_VERSION, SendError, greeting};
@@ -56,7 +56,7 @@ pub fn a_message_that_arrives_in_pieces_is_not_taken_for_corrupt<T: Transport>(
 ) {
     let mut a = Node::new(world(), b"a");
     let mut b = Node::with_ring(world(), b"b", mailbox::DEFAULT_RING_BYTES);
-    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    let address = b.endpoint.listen(b.address).expect("it listens");
     let (to_b, to_a) = join(&mut a, &mut b, &address);
     let bytes = vec![3; a.endpoint.max_message_bytes(to_b)];
     assert!(bytes.len() > 1_000_000);
@@ -74,7 +74,7 @@ pub fn a_message_that_arrives_in_pieces_is_not_taken_for_corrupt<T: Transport>(
 /// Both sides hear the other's.
 pub fn hellos_are_exchanged<T: Transport>(mut world: impl FnMut() -> Site<T>) {
     let (mut a, mut b) = (Node::new(world(), b"I am a"), Node::new(world(), b""));
-    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    let address = b.endpoint.listen(b.address).expect("it listens");
     let to_b = a.endpoint.dial(&address).expect("it dials");
     until("both sides up", || {
         a.turn();
@@ -166,7 +166,7 @@ pub fn a_peer_of_another_version_is_told_apart_on_both_sides<T: Transport>(
     assert!(matches!(&node.seen[..], [Seen::Down(_, reason)] if *reason == wrong));
 
     let mut raw = Raw::new(world());
-    let address = raw.site.transport.listen(ADDRESS).expect("it listens");
+    let address = raw.site.transport.listen(raw.site.address).expect("it listens");
     let mut node = Node::new(world(), b"node");
     let lane = node.endpoint.dial(&address).expect("it dials");
     until("the end of the dialled lane", || {
@@ -289,7 +289,7 @@ pub fn the_end_of_a_lane_is_told_although_another_takes_its_place_at_once<T: Tra
     mut world: impl FnMut() -> Site<T>,
 ) {
     let (mut a, mut b) = (Node::new(world(), b"a"), Node::new(world(), b"b"));
-    let address = b.endpoint.listen(ADDRESS).expect("it listens");
+    let address = b.endpoint.listen(b.address).expect("it listens");
     for _ in 0..3 {
         let (to_b, _) = join(&mut a, &mut b, &address);
         a.endpoint.close(to_b);
