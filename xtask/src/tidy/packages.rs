@@ -60,6 +60,11 @@ const PACKAGES: &[Package] = &[
         Shell,
         &["halfmoon-wire", "halfmoon-transport", "halfmoon-reactor", "halfmoon-meta"],
     ),
+    package(
+        "halfmoon-rdma",
+        Unsafe { files: 2 },
+        &["halfmoon-wire", "halfmoon-transport", "halfmoon-reactor", "halfmoon-tcp"],
+    ),
     package("halfmoon-channel", Unsafe { files: 2 }, &["halfmoon-wire", "halfmoon-transport"]),
     package("halfmoon", Shell, &["halfmoon-channel"]),
     package("halfmoon-c", Unsafe { files: 2 }, &["halfmoon", "halfmoon-channel"]),
@@ -98,8 +103,14 @@ const PACKAGES: &[Package] = &[
 ];
 
 /// What every role stands on.
-const NODE: [&str; 5] =
-    ["halfmoon-wire", "halfmoon-transport", "halfmoon-reactor", "halfmoon-tcp", "halfmoon-meta"];
+const NODE: [&str; 6] = [
+    "halfmoon-wire",
+    "halfmoon-transport",
+    "halfmoon-reactor",
+    "halfmoon-tcp",
+    "halfmoon-rdma",
+    "halfmoon-meta",
+];
 
 /// What a pure package may depend on besides pure packages: codecs, hashes, error types.
 const PURE_MAY_USE: &[&str] =

@@ -1,0 +1,49 @@
+//! The contract of one-sided writes over RDMA, and over TCP wherever there is none.
+//!
+//! Every lane begins as one over TCP. If both sides have an adapter with the address of that
+//! connection, they connect queue pairs, and each writes a word into the other's memory; once both
+//! words have arrived, the side that dialled decides for RDMA. Otherwise the lane goes on over TCP. The
+//! TCP connection of an RDMA lane stays, and says when the peer is gone.
+//!
+//! Without the feature `verbs` there is nothing here but [`Wire`], which is then TCP. With it, the
+//! program still starts where libibverbs is not installed: the library is loaded when it is needed.
+//!
+//! `unsafe` code of this package is in `library.rs` and `verbs.rs`.
+
+mod choice;
+#[cfg(feature = "verbs")]
+mod deal;
+#[cfg(feature = "verbs")]
+mod exposures;
+#[cfg(feature = "verbs")]
+mod library;
+#[cfg(feature = "verbs")]
+mod link;
+#[cfg(feature = "verbs")]
+mod meeting;
+#[cfg(feature = "verbs")]
+mod note;
+#[cfg(feature = "verbs")]
+mod place;
+#[cfg(feature = "verbs")]
+mod rdma;
+#[cfg(feature = "verbs")]
+mod staging;
+#[cfg(feature = "verbs")]
+mod verbs;
+#[cfg(feature = "verbs")]
+mod watched;
+#[cfg(feature = "verbs")]
+mod work;
+
+pub use choice::Choice;
+#[cfg(feature = "verbs")]
+pub use rdma::Rdma;
+
+/// The transport of nodes: the best that this build has.
+#[cfg(feature = "verbs")]
+pub type Wire = Rdma;
+
+/// The transport of nodes: the best that this build has.
+#[cfg(not(feature = "verbs"))]
+pub type Wire = halfmoon_tcp::Tcp;
