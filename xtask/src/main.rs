@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`, `chaos`, `sim`.
+//! Developer commands: `cargo xtask test`, `ci`, `tidy`, `mutants`, `power`, `rdma`, `chaos`, `sim`.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
@@ -9,6 +9,7 @@ mod ci;
 mod cluster;
 mod http;
 mod power;
+mod rdma;
 mod run;
 mod sim;
 mod test;
@@ -45,6 +46,8 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Lose power in the middle of writes, on devices that forget what they were not told to flush
     Power(power::Arguments),
+    /// Run the tests of the RDMA transport on a Soft-RoCE device, in an emulated machine
+    Rdma(rdma::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
         Command::Sim(arguments) => return sim::run(&arguments),
         Command::Chaos(arguments) => chaos::command(&arguments)?,
         Command::Power(arguments) => power::command(arguments)?,
+        Command::Rdma(arguments) => rdma::command(&arguments)?,
     };
     Ok(tally.failed == 0)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context as _;
 
 use crate::run::{Output, Tally, cargo, has, target, tee};
-use crate::{chaos, power, run};
+use crate::{chaos, power, rdma, run};
 
 /// Tests that find that they cannot run here append a line `name: why` to the file that this
 /// variable names, and return. They are counted as skipped, not as passed.
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Tally> {
     if arguments.filter.is_none() && arguments.package.is_none() {
         tally.add(power::run(power::LOSSES)?);
         tally.add(chaos::short()?);
+        tally.add(rdma::run()?);
     }
     Ok(tally)
 }
@@ -114,7 +115,7 @@ fn nextest_tally(lines: &[String]) -> Tally {
 }
 
 /// Adds up libtest's lines, `test result: ok. 13 passed; 0 failed; 1 ignored; …`.
-fn cargo_tally(lines: &[String]) -> Tally {
+pub(crate) fn cargo_tally(lines: &[String]) -> Tally {
     let mut tally = Tally::default();
     for line in lines {
         let Some((_, counts)) =
