@@ -251,6 +251,13 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// More faults, under each protocol: more sequencers are killed; an engine, a storage node and
+    /// sequencers are stopped until the others have given them up, and then go on as if nothing had
+    /// happened; and a storage node loses its disk and is replaced by a spare. In the end the disks of
+    /// all storage nodes are checked as `halfmoon verify` does.
+    #[arg(long)]
+    pub(crate) chaos: bool,
+
     /// Only these protocols [default: all four].
     #[arg(long, value_delimiter = ',')]
     pub(crate) protocols: Vec<String>,

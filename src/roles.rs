@@ -224,6 +224,15 @@ impl Cluster for Threads {
         anyhow::bail!("process {pid} was not stopped")
     }
 
+    fn replace_storage(&self, index: usize) -> anyhow::Result<u32> {
+        anyhow::bail!("storage node {index} is a thread of this process, and there is no spare")
+    }
+
+    fn is_whole(&self, node: u32) -> anyhow::Result<bool> {
+        let info = cluster::read(&*self.founded.meta)?;
+        Ok(info.has_part(NodeId(node)) && info.has_state(NodeId(node)))
+    }
+
     fn kill_process(&self, _pid: u32) -> bool {
         false
     }

@@ -1,43 +1,57 @@
-//! Kills: workers, engines, storage nodes and sequencers, by SIGKILL, while a load runs.
+//! Faults while a load runs: workers, engines, storage nodes and sequencers that are killed, or stopped
+//! for so long that the others take them for dead and then go on; disks that are lost, with their
+//! replacement.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Gateways, Part};
+use crate::cluster::{Cluster, Gateways, Part};
 use crate::http::Call;
 
-/// How many of what to kill.
+/// How many of what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// Workers; every other one is aimed at one that runs a reservation.
+    /// Workers to kill; every other one is aimed at one that runs a reservation.
     pub workers: u32,
+    /// Nodes to kill.
+    pub kills: Nodes,
+    /// Nodes to stop, and to let go on when the others have given them up.
+    pub stops: Nodes,
+    /// Storage nodes that lose their disk and are replaced.
+    pub replacements: u32,
+    /// Pause between two kills of workers.
+    pub pause: Duration,
+}
+
+/// How many nodes of each role.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+pub struct Nodes {
     /// Engines.
     pub engines: u32,
     /// Storage nodes.
     pub storage: u32,
     /// Sequencers, each the one in charge at that time.
     pub sequencers: u32,
-    /// Pause between two kills.
-    pub pause: Duration,
 }
 
-/// How many were killed.
+/// What was done.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
-pub struct Kills {
-    /// Workers, aimed ones included.
+pub struct Faults {
+    /// Workers that were killed, aimed ones included.
     pub workers: u32,
     /// Workers that were running a reservation.
     pub aimed: u32,
-    /// Engines.
-    pub engines: u32,
-    /// Storage nodes.
-    pub storage: u32,
-    /// Sequencers.
-    pub sequencers: u32,
+    /// Nodes that were killed.
+    pub kills: Nodes,
+    /// Nodes that were stopped, and went on.
+    pub stops: Nodes,
+    /// Storage nodes that lost their disk, and whose successor has all of it.
+    pub replaced: u32,
 }
 
 /// A worker in an engine's status.
@@ -58,47 +72,109 @@ struct Status {
 const AIM_FOR: Duration = Duration::from_secs(3);
 /// So many kills of workers a sequencer dies before others would.
 const SEQUENCERS_BEFORE: u32 = 2;
+/// So many a node is stopped before others would die.
+const STOPS_BEFORE: u32 = 1;
+/// Storage nodes of a cluster.
+const STORAGE_NODES: usize = 3;
 /// Pause between two looks.
 const AIM_PAUSE: Duration = Duration::from_millis(2);
 
-impl Kills {
+/// How long a node is stopped, beyond what it takes the others to give it up: an engine's lease, a
+/// request to the state store, the silence of a sequencer.
+const ENGINE_STOP: Duration = Duration::from_secs(3);
+const STORAGE_STOP: Duration = Duration::from_secs(3);
+const SEQUENCER_STOP: Duration = Duration::from_millis(1500);
+/// How long a spare may take to be there: the one before may just have been used.
+const SPARE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a new member may take to copy the state.
+const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+/// Pause between two looks at that.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+impl Nodes {
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u32 {
-        self.workers + self.engines + self.storage + self.sequencers
+        self.engines + self.storage + self.sequencers
     }
 }
 
-/// Carries out the plan against the functions of `namespace`; `told` hears of each kill.
+impl Faults {
+    /// All that were killed.
+    #[must_use]
+    pub const fn killed(&self) -> u32 {
+        self.workers + self.kills.total()
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let Self { workers, aimed, kills, stops, replaced } = *self;
+        let Nodes { engines, storage, sequencers } = kills;
+        let mut text = format!(
+            "{workers:>2} workers ({aimed} inside a reservation), {engines} engines, {storage} storage, \
+             {sequencers} sequencers"
+        );
+        if stops.total() > 0 {
+            let Nodes { engines, storage, sequencers } = stops;
+            text += &format!(
+                "; stopped: {engines} engines, {storage} storage, {sequencers} sequencers"
+            );
+        }
+        if replaced > 0 {
+            text += &format!("; disks lost and replaced: {replaced}");
+        }
+        text
+    }
+}
+
+/// Carries out the plan against the functions of `namespace`; `told` hears of each fault.
+///
+/// # Errors
+/// When a storage node could not be replaced.
 pub async fn carry_out(
     plan: Plan,
     gateways: Arc<Gateways>,
     namespace: String,
-    told: impl Fn(&Kills) + Send,
-) -> Kills {
-    let mut kills = Kills::default();
+    told: impl Fn(&Faults) + Send,
+) -> anyhow::Result<Faults> {
+    let cluster = Arc::clone(gateways.cluster());
+    let mut done = Faults::default();
     let steps = plan.workers.max(1);
     for step in 0..steps {
         tokio::time::sleep(plan.pause).await;
-        kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut kills).await;
-        told(&kills);
-        // The others are spread evenly between the kills of workers.
-        if due(step, steps, plan.engines, kills.engines) {
-            let engine = kills.engines as usize % gateways.cluster().engines();
-            kills.engines += u32::from(kill(&gateways, Part::Engine(engine)));
-            told(&kills);
+        kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut done).await;
+        told(&done);
+        // The others are spread evenly between the kills of workers; those of sequencers and the stops
+        // somewhat before and after, so that not everything happens at once.
+        let engine = |turn: u32| Part::Engine(turn as usize % cluster.engines());
+        let storage = |turn: u32| Part::Storage(turn as usize % STORAGE_NODES);
+        let Faults { kills, stops, .. } = &mut done;
+        for (part, made, wanted, ahead) in [
+            (engine(kills.engines), &mut kills.engines, plan.kills.engines, 0),
+            (storage(kills.storage), &mut kills.storage, plan.kills.storage, 0),
+            (Part::Sequencer, &mut kills.sequencers, plan.kills.sequencers, SEQUENCERS_BEFORE),
+        ] {
+            if due(step + ahead, steps, wanted, *made) {
+                *made += u32::from(kill(&*cluster, part));
+            }
         }
-        if due(step, steps, plan.storage, kills.storage) {
-            kills.storage += u32::from(kill(&gateways, Part::Storage(kills.storage as usize % 3)));
-            told(&kills);
+        for (part, made, wanted, lasting) in [
+            (engine(stops.engines + 1), &mut stops.engines, plan.stops.engines, ENGINE_STOP),
+            (storage(stops.storage + 1), &mut stops.storage, plan.stops.storage, STORAGE_STOP),
+            (Part::Sequencer, &mut stops.sequencers, plan.stops.sequencers, SEQUENCER_STOP),
+        ] {
+            if due(step + STOPS_BEFORE, steps, wanted, *made) {
+                *made += u32::from(stop(&cluster, part, lasting).await);
+            }
         }
-        // Somewhat before, so that not everything dies at once.
-        if due(step + SEQUENCERS_BEFORE, steps, plan.sequencers, kills.sequencers) {
-            kills.sequencers += u32::from(kill(&gateways, Part::Sequencer));
-            told(&kills);
+        if due(step, steps, plan.replacements, done.replaced) {
+            replace(&*cluster, (done.replaced as usize + 2) % STORAGE_NODES).await?;
+            done.replaced += 1;
         }
+        told(&done);
     }
-    kills
+    Ok(done)
 }
 
 /// Whether, after `step` of `steps`, another of `wanted` kills is due when `done` were made.
@@ -106,8 +182,8 @@ const fn due(step: u32, steps: u32, wanted: u32, done: u32) -> bool {
     done < wanted && (step + 1) * (wanted + 1) >= (done + 1) * steps
 }
 
-fn kill(gateways: &Gateways, part: Part) -> bool {
-    match gateways.cluster().kill(part) {
+fn kill(cluster: &dyn Cluster, part: Part) -> bool {
+    match cluster.kill(part) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%error, ?part, "could not be killed");
@@ -116,12 +192,65 @@ fn kill(gateways: &Gateways, part: Part) -> bool {
     }
 }
 
+/// A process that is stopped. It goes on at the latest when this is dropped.
+struct Stopped {
+    cluster: Arc<dyn Cluster>,
+    pid: u32,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.resume(self.pid) {
+            tracing::warn!(%error, "could not be resumed");
+        }
+    }
+}
+
+async fn stop(cluster: &Arc<dyn Cluster>, part: Part, lasting: Duration) -> bool {
+    match cluster.pause(part) {
+        Ok(pid) => {
+            let stopped = Stopped { cluster: Arc::clone(cluster), pid };
+            tokio::time::sleep(lasting).await;
+            drop(stopped);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, ?part, "could not be stopped");
+            false
+        }
+    }
+}
+
+/// Has a storage node lose its disk, and waits until another has everything in its place.
+async fn replace(cluster: &dyn Cluster, index: usize) -> anyhow::Result<()> {
+    let end = tokio::time::Instant::now() + SPARE_WITHIN;
+    let new = loop {
+        match cluster.replace_storage(index) {
+            Ok(new) => break new,
+            Err(error) if tokio::time::Instant::now() > end => {
+                return Err(error).context("a storage node could not be replaced");
+            }
+            Err(error) => tracing::debug!(%error, "not replaced yet"),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    let end = tokio::time::Instant::now() + WHOLE_WITHIN;
+    while !cluster.is_whole(new)? {
+        anyhow::ensure!(
+            tokio::time::Instant::now() < end,
+            "storage node {new} has not copied the state within {WHOLE_WITHIN:?}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
 async fn kill_worker(
     gateways: &Gateways,
     namespace: &str,
     aimed: bool,
     turn: usize,
-    kills: &mut Kills,
+    done: &mut Faults,
 ) {
     let end = tokio::time::Instant::now() + AIM_FOR;
     loop {
@@ -138,8 +267,8 @@ async fn kill_worker(
             {
                 let inside =
                     worker.function.as_deref().is_some_and(|f| is_reservation(f, namespace));
-                kills.workers += 1;
-                kills.aimed += u32::from(inside);
+                done.workers += 1;
+                done.aimed += u32::from(inside);
                 return;
             }
         }

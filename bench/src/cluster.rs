@@ -34,6 +34,11 @@ pub trait Cluster: Send + Sync {
     fn pause(&self, part: Part) -> anyhow::Result<u32>;
     /// SIGCONTs a process that was paused.
     fn resume(&self, pid: u32) -> anyhow::Result<()>;
+    /// Takes the disk of the storage node with this index away, and puts a spare in its place. The
+    /// number of the new member; an error when there is no spare, or it is refused.
+    fn replace_storage(&self, index: usize) -> anyhow::Result<u32>;
+    /// Whether a storage node is a member that has everything.
+    fn is_whole(&self, node: u32) -> anyhow::Result<bool>;
     /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
     fn kill_process(&self, pid: u32) -> bool;
 }

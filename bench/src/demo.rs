@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::audit::{Findings, Row, Snapshot, Told, audit};
-use crate::chaos::{Kills, Plan, carry_out};
+use crate::chaos::{Faults, Plan, carry_out};
 use crate::cluster::Gateways;
 use crate::http::{Call, Reply};
 use crate::load::{Measured, Schedule, open_loop};
@@ -50,8 +50,8 @@ pub struct Options {
     pub reservations: u32,
     /// Audited reservations per second, all clients together.
     pub reservations_per_s: f64,
-    /// What is killed under each protocol.
-    pub kills: Plan,
+    /// What happens to the cluster under each protocol.
+    pub faults: Plan,
 }
 
 /// What one protocol came to.
@@ -67,8 +67,8 @@ pub struct Outcome {
     pub appends: u64,
     /// Reservations that were acknowledged.
     pub acknowledged: u64,
-    /// What was killed.
-    pub kills: Kills,
+    /// What happened to the cluster.
+    pub faults: Faults,
     /// What the audit found.
     pub findings: Findings,
     /// What clients were told of reservations: those of the mix count in the audit, too.
@@ -169,7 +169,7 @@ impl Outcome {
             requests: 0,
             appends: 0,
             acknowledged: 0,
-            kills: Kills::default(),
+            faults: Faults::default(),
             findings: Findings::default(),
             told: ToldSoFar::default(),
         }
@@ -319,24 +319,16 @@ async fn chaos(
         };
         clients.spawn(stream.run());
     }
-    let progress = |kills: &Kills| {
+    let progress = |faults: &Faults| {
         let done = told.lock().unwrap_or_else(PoisonError::into_inner).len() - before;
-        say(format!(
-            "kills under {:<14} {:>2} workers ({} inside a reservation), {} engines, {} storage, \
-             {} sequencers; \
-             {done} reservations answered",
-            protocol.name(),
-            kills.workers,
-            kills.aimed,
-            kills.engines,
-            kills.storage,
-            kills.sequencers,
-        ));
+        let (name, faults) = (protocol.name(), faults.described());
+        say(format!("kills under {name:<14} {faults}; {done} reservations answered"));
     };
-    outcome.kills =
-        carry_out(options.kills, Arc::clone(gateways), protocol.name().to_owned(), progress).await;
+    let name = protocol.name().to_owned();
+    let faults = carry_out(options.faults, Arc::clone(gateways), name, progress).await;
     killing.store(false, Ordering::Release);
     while clients.join_next().await.is_some() {}
+    outcome.faults = faults?;
     let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
     outcome.requests += (told.len() - before) as u64;
     outcome.acknowledged =

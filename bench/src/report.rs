@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::chaos::Kills;
+use crate::chaos::Nodes;
 use crate::demo::{Outcome, Protocol};
 
 /// Where the figures came from.
@@ -79,8 +79,11 @@ pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
                 "requests": outcome.requests,
                 "acknowledged": outcome.acknowledged,
                 "effects": outcome.findings.effects,
-                "kills": outcome.kills.total(),
-                "kills_by_role": outcome.kills,
+                "kills": outcome.faults.killed(),
+                "kills_by_role": kills_by_role(outcome),
+                "stops": outcome.faults.stops.total(),
+                "stops_by_role": outcome.faults.stops,
+                "replaced_storage_nodes": outcome.faults.replaced,
                 "lost": outcome.findings.lost,
                 "doubled": outcome.findings.doubled,
                 "contradicted": outcome.findings.contradicted,
@@ -99,6 +102,34 @@ pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
     })
 }
 
+fn kills_by_role(outcome: &Outcome) -> Value {
+    let faults = &outcome.faults;
+    let Nodes { engines, storage, sequencers } = faults.kills;
+    json!({
+        "workers": faults.workers,
+        "aimed": faults.aimed,
+        "engines": engines,
+        "storage": storage,
+        "sequencers": sequencers,
+    })
+}
+
+/// What else happened than kills, a line per protocol; none if nothing did.
+#[must_use]
+pub fn other_faults(outcomes: &[Outcome]) -> Vec<String> {
+    let has_more = |outcome: &&Outcome| outcome.faults.stops.total() + outcome.faults.replaced > 0;
+    let line = |outcome: &Outcome| {
+        let Nodes { engines, storage, sequencers } = outcome.faults.stops;
+        format!(
+            "{}: stopped for seconds, and resumed, {engines} engines, {storage} storage nodes, \
+             {sequencers} sequencers; disks lost, and their nodes replaced: {}",
+            outcome.protocol.name(),
+            outcome.faults.replaced
+        )
+    };
+    outcomes.iter().filter(has_more).map(line).collect()
+}
+
 /// The table for a person.
 #[must_use]
 pub fn table(outcomes: &[Outcome]) -> String {
@@ -107,8 +138,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
     );
     for outcome in outcomes {
         let latency = outcome.latency().latency_us;
-        let kills = &outcome.kills;
-        let Kills { workers, engines, storage, sequencers, .. } = *kills;
+        let workers = outcome.faults.workers;
+        let Nodes { engines, storage, sequencers } = outcome.faults.kills;
         let by_role = format!("{workers}/{engines}/{storage}/{sequencers}");
         // Writing to a String cannot fail.
         writeln!(
@@ -191,7 +222,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
     let mut rows = String::new();
     for outcome in outcomes {
         let latency = outcome.latency().latency_us;
-        let kills = &outcome.kills;
+        let kills = &outcome.faults.kills;
         writeln!(
             rows,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2}</td><td>{}</td><td>{}</td>\
@@ -202,7 +233,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
             outcome.appends_per_request(),
             outcome.acknowledged,
             outcome.findings.effects,
-            kills.workers,
+            outcome.faults.workers,
             kills.engines,
             kills.storage,
             kills.sequencers,
@@ -216,13 +247,15 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
     let damage = verdict.unlogged_damage.map_or(String::new(), |damage| {
         format!("<p>Without logging, the same kills left <b>{damage}</b> damaged effects.</p>")
     });
+    let others: String =
+        other_faults(outcomes).iter().map(|line| format!("<p>{line}</p>")).collect();
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Halfmoon demo</title>\
          <style>{STYLE}</style><h1>Travel reservations under four protocols</h1>\
          <p class={class}><b>lost {}, doubled {}</b>, contradicted {} under the protocols that \
          log.</p>{damage}<table><tr><th>protocol<th>p50 µs<th>p99 µs<th>appends / request\
          <th>reserved<th>effects<th>kills: workers / engines / storage / sequencers<th>lost<th>doubled</tr>\
-         {rows}</table><h2>Latency of the mix, from the scheduled start</h2>{}\
+         {rows}</table>{others}<h2>Latency of the mix, from the scheduled start</h2>{}\
          <p><small>{} · {} · transport {} · durability {} · {}</small></p></html>\n",
         verdict.lost,
         verdict.doubled,

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use halfmoon_bench::chaos::Plan;
+use halfmoon_bench::chaos::{Nodes, Plan};
 use halfmoon_bench::cluster::{Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
+use halfmoon_verify::Report;
+use serde_json::json;
 
 use crate::cli::{Demo, PassedOn, SEGMENT_MIB};
-use crate::commands::show::print;
+use crate::commands::{show::print, verify};
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
 
@@ -37,13 +39,13 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let supervised = supervisor::Options {
         ports: EnginePorts::new(0, 2)?,
         standbys: 1,
-        spares: 0,
+        spares: u32::from(arguments.chaos),
         replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
         passed_on,
         log_files: true,
     };
-    let supervisor = Supervisor::start(layout, founded, supervised)?;
+    let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;
     let gateways = Arc::new(Gateways::new(supervisor.cluster()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let binary = std::env::current_exe().context("cannot tell where this program lies")?;
@@ -62,20 +64,25 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     let outcomes = outcomes
         .with_context(|| format!("the logs of all nodes are in {}/*.log", state.display()))?;
     let page = report::write(&arguments.output, &outcomes, &provenance(&options))?;
-    let passes = report::verdict(&outcomes).passes();
+    let disks = arguments.chaos.then(|| verify::cluster(&layout, |line| say(line.into())));
+    let disks = disks.transpose()?;
+    let is_sound = disks.as_ref().is_none_or(|report| report.flaws == 0);
+    let passes = report::verdict(&outcomes).passes() && is_sound;
     if passes {
         remove(&state)?;
     }
-    conclude(&outcomes, &arguments, &options, &page.display().to_string(), begin);
+    if arguments.json {
+        let mut object = report::json(&outcomes, &provenance(&options));
+        object["flaws_on_disks"] = json!(disks.map(|report| report.flaws));
+        print(&object.to_string());
+    } else {
+        conclude(&outcomes, disks.as_ref(), &page.display().to_string(), begin);
+    }
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The last lines: the table, the damage without logging, the report's place, the verdict.
-fn conclude(outcomes: &[Outcome], arguments: &Demo, options: &Options, page: &str, begin: Instant) {
-    if arguments.json {
-        print(&report::json(outcomes, &provenance(options)).to_string());
-        return;
-    }
+fn conclude(outcomes: &[Outcome], disks: Option<&Report>, page: &str, begin: Instant) {
     let verdict = report::verdict(outcomes);
     print("");
     print(report::table(outcomes).trim_end());
@@ -85,6 +92,16 @@ fn conclude(outcomes: &[Outcome], arguments: &Demo, options: &Options, page: &st
         .flat_map(|outcome| &outcome.findings.examples)
     {
         print(&format!("  damaged: {example}"));
+    }
+    report::other_faults(outcomes).iter().for_each(|line| print(line));
+    if let Some(report) = disks {
+        report.told.iter().for_each(|flaw| print(&format!("  FLAW on a disk: {flaw}")));
+        print(&format!(
+            "disks of {} storage nodes: {} records, flaws {}",
+            report.replicas.len(),
+            report.records,
+            report.flaws
+        ));
     }
     match verdict.unlogged_damage {
         Some(0) => print(
@@ -142,14 +159,29 @@ fn options(arguments: &Demo) -> anyhow::Result<Options> {
         rate_per_s: arguments.rate,
         reservations: tenth(arguments.reservations),
         reservations_per_s: 40.0,
-        kills: Plan {
-            workers: tenth(20),
-            engines: if arguments.quick { 1 } else { 2 },
-            storage: 1,
-            sequencers: 1,
-            pause: Duration::from_millis(900),
-        },
+        faults: plan(arguments),
     })
+}
+
+/// What happens to the cluster under each protocol.
+fn plan(arguments: &Demo) -> Plan {
+    let (quick, chaos) = (arguments.quick, arguments.chaos);
+    let stops = match (chaos, quick) {
+        (false, _) => Nodes::default(),
+        (true, true) => Nodes { engines: 1, storage: 1, sequencers: 1 },
+        (true, false) => Nodes { engines: 1, storage: 1, sequencers: 2 },
+    };
+    Plan {
+        workers: if quick { 2 } else { 20 },
+        kills: Nodes {
+            engines: if quick { 1 } else { 2 },
+            storage: 1,
+            sequencers: if chaos && !quick { 3 } else { 1 },
+        },
+        stops,
+        replacements: u32::from(chaos),
+        pause: Duration::from_millis(900),
+    }
 }
 
 fn provenance(options: &Options) -> Provenance {

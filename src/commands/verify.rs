@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use halfmoon_meta::{ClusterInfo, MemberSet, cluster, disks};
+use halfmoon_meta::{ClusterInfo, MemberSet, disks};
 use halfmoon_verify::Report;
 use halfmoon_wire::NodeId;
 
@@ -26,14 +26,25 @@ pub(crate) fn run(options: &Verify) -> anyhow::Result<ExitCode> {
     Ok(if report.flaws == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What the storage nodes of the cluster in a data directory have on their disks.
+pub(crate) fn cluster(layout: &Layout, progress: impl FnMut(&str)) -> anyhow::Result<Report> {
+    let (dirs, info) = of(layout)?;
+    Ok(halfmoon_verify::verify(&dirs, Some(&info), progress)?)
+}
+
 /// The directories to look at, and what the metadata store says of their cluster.
 fn what(options: &Verify) -> anyhow::Result<(Vec<PathBuf>, Option<ClusterInfo>)> {
     if !options.nodes.is_empty() {
         return Ok((options.nodes.clone(), None));
     }
-    let layout = Layout::new(options.data_dir.clone())?;
+    let (dirs, info) = of(&Layout::new(options.data_dir.clone())?)?;
+    Ok((dirs, Some(info)))
+}
+
+/// The directories of those who hold a cluster's log, and what the metadata store says of it.
+fn of(layout: &Layout) -> anyhow::Result<(Vec<PathBuf>, ClusterInfo)> {
     let meta = layout.open()?;
-    let (info, used) = (cluster::read(&*meta)?, disks::list(&*meta)?);
+    let (info, used) = (halfmoon_meta::cluster::read(&*meta)?, disks::list(&*meta)?);
     // Whoever has a part in the log and has begun to hold some. Who was replaced has none.
     let mut nodes: Vec<NodeId> = info.recovery_sets().flat_map(MemberSet::nodes).collect();
     nodes.sort_unstable();
@@ -41,7 +52,7 @@ fn what(options: &Verify) -> anyhow::Result<(Vec<PathBuf>, Option<ClusterInfo>)>
     nodes.retain(|node| {
         used.contains(node) || layout.node("storage", *node).join("identity").exists()
     });
-    Ok((nodes.into_iter().map(|node| layout.node("storage", node)).collect(), Some(info)))
+    Ok((nodes.into_iter().map(|node| layout.node("storage", node)).collect(), info))
 }
 
 fn show(report: &Report) {
