@@ -123,6 +123,12 @@ impl Scan {
         self.look_for_evidence(id, rest.unwrap_or_default())
     }
 
+    /// Number of the last batch that belongs to the log, of those seen so far.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.cursor.number
+    }
+
     /// The result.
     pub fn finish(self) -> Result<Recovered, CorruptError> {
         let oldest = self.segments.front().map_or(self.cursor.segment, |oldest| oldest.id);

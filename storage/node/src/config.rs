@@ -9,6 +9,8 @@ use halfmoon_log::{Contents, LogConfig, LogId};
 use halfmoon_meta::MetaStore;
 use halfmoon_wire::NodeId;
 
+use crate::scrub::Pace;
+
 /// When a node acknowledges.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Durability {
@@ -52,6 +54,8 @@ pub struct Config {
     pub listen: String,
     /// Look for work so long before sleeping. Zero where cores are shared.
     pub spin: Duration,
+    /// How the logs on the disk are read again to find damage.
+    pub scrub: Pace,
     /// Do without io_uring.
     pub no_uring: bool,
 }
@@ -100,6 +104,6 @@ impl Config {
     /// With defaults.
     #[must_use]
     pub fn new(role: RoleConfig, meta: Arc<dyn MetaStore>, listen: String) -> Self {
-        Self { role, meta, listen, spin: Duration::ZERO, no_uring: false }
+        Self { role, meta, listen, spin: Duration::ZERO, scrub: Pace::default(), no_uring: false }
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use halfmoon_log::{Batch, Log, LogConfig, LogId, Recovered, Run, Scan, SegmentId};
 use halfmoon_wire::NodeId;
+use rustix::fs::{Advice, fadvise};
 
 use crate::NodeError;
 use crate::ground::{Opened, Segment};
-use crate::limits::POOL_MAX;
+use crate::limits::{POOL_MAX, SCRUB_PIECE_BYTES};
 
 /// Who a directory belongs to, and the names of its logs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,6 +207,37 @@ impl SegmentDir {
         Ok((recovered, ids))
     }
 
+    /// Reads the log as it lies on the disk, whatever the page cache has of it, up to the batch with
+    /// this number, which is durable. What lies behind it may change meanwhile. `rest` is told of
+    /// every piece that was read; `false`: that is enough.
+    pub(crate) fn scrub(
+        &self,
+        config: LogConfig,
+        durable: u64,
+        rest: impl Fn(usize) -> bool,
+    ) -> Result<(), NodeError> {
+        let corrupt = |source| NodeError::Corrupt { path: self.path.clone(), source };
+        let mut scan = Scan::new(config);
+        for id in self.list()? {
+            let path = self.segment_path(id);
+            let Some(bytes) =
+                read_slowly(&path, &rest).map_err(NodeError::directory("read", &path))?
+            else {
+                return Ok(());
+            };
+            let seen = scan.segment(id, &bytes, |_| {});
+            if scan.reached() >= durable {
+                return Ok(());
+            }
+            seen.map_err(corrupt)?;
+        }
+        Err(corrupt(halfmoon_log::CorruptError {
+            segment: scan.finish().map_err(corrupt)?.segment(),
+            offset: 0,
+            what: format!("batch {durable} was flushed, and is not here"),
+        }))
+    }
+
     /// The bytes of a run, as they lie in its segment.
     pub(crate) fn read_run(&self, run: &Run) -> Result<Vec<u8>, NodeError> {
         let path = self.segment_path(run.segment);
@@ -330,6 +362,24 @@ impl SegmentDir {
     fn free_path(&self, id: SegmentId) -> PathBuf {
         self.path.join("pool").join(format!("{:016x}.free", id.0))
     }
+}
+
+/// A file, piece by piece from the disk; `None`: `rest` has had enough.
+fn read_slowly(path: &Path, rest: impl Fn(usize) -> bool) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(path)?;
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    let mut at = 0;
+    for piece in bytes.chunks_mut(SCRUB_PIECE_BYTES) {
+        file.read_exact_at(piece, at)?;
+        at += piece.len() as u64;
+        if !rest(piece.len()) {
+            return Ok(None);
+        }
+    }
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    Ok(Some(bytes))
 }
 
 /// Makes the names in a directory durable.

@@ -22,6 +22,7 @@ mod metrics;
 mod reads;
 mod role;
 mod run;
+mod scrub;
 mod spare;
 mod state;
 
@@ -33,4 +34,5 @@ pub use inspect::{Inspection, StateItem};
 pub use metrics::{Metrics, Snapshot};
 pub use role::Role;
 pub use run::{run, run_with};
+pub use scrub::Pace;
 pub use state::{Engine, EngineEvent, Page, Pair, Put, Rule};

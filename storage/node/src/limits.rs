@@ -41,6 +41,8 @@ pub const STATE_READS_MAX: usize = 4096;
 pub const CACHE_MAX_BYTES: usize = 32 << 20;
 /// Writes that the embedded engine takes in one batch.
 pub const APPLY_MAX: usize = 1024;
+/// Bytes of a log that are read at once to see whether they are as they were written.
+pub const SCRUB_PIECE_BYTES: usize = 1 << 20;
 /// Longest function binary.
 pub const BLOB_MAX_BYTES: u64 = 1 << 30;
 /// Memory of the embedded engine's block cache.

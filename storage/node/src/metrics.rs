@@ -27,6 +27,10 @@ counters! {
     promised,
     /// Last durable position of the log.
     durable_seq,
+    /// Batches of the log that are durable, as they are numbered.
+    log_batches,
+    /// The same of the state log.
+    state_batches,
     /// Writes to the log.
     log_writes,
     /// Bytes of those, padding included.
@@ -49,6 +53,10 @@ counters! {
     copied_bytes,
     /// 1 when all of the state is here, 0 while it is copied.
     state_whole,
+    /// How often the logs on the disk were read to see whether they are as they were written.
+    scrubs,
+    /// Bytes read for that.
+    scrubbed_bytes,
     /// 1 when all segment files bypass the page cache.
     direct_io,
     /// 1 when the reactor goes by io_uring, 0 when that is refused.

@@ -361,6 +361,7 @@ impl<D: Disk> Core<D> {
             add(&metrics.log_write_bytes, bytes);
             self.written = self.now;
         }
+        set(&metrics.log_batches, replica.log().durable().number);
         if let Some(due) = replica.log().segment_due() {
             log.prepare(due, &mut **keeper)?;
         }

@@ -14,6 +14,7 @@ use halfmoon_wire::{Hello, Role as RoleKind};
 use crate::disk::ReactorDisk;
 use crate::limits::{SLEEP_MAX, STOP_PATIENCE};
 use crate::metrics::set;
+use crate::scrub::Scrubber;
 use crate::{Config, Metrics, NodeError, Role, spare};
 
 /// Runs a storage node until `stop` is set (noticed within [`SLEEP_MAX`]) or it fails. It has
@@ -41,7 +42,7 @@ pub fn run_with(
     let endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello.to_bytes()));
     let disk = ReactorDisk::new(reactor.clone());
     let wake = Arc::new(reactor.borrow().waker());
-    let mut role = Role::open(config.role, endpoint, disk, config.meta.clone(), wake)?;
+    let mut role = Role::open(config.role.clone(), endpoint, disk, config.meta.clone(), wake)?;
     let uring = reactor.borrow().backend() == Backend::Uring;
     set(&role.metrics().io_uring, u64::from(uring));
     while !role.has_begun() {
@@ -59,9 +60,14 @@ pub fn run_with(
     nodes::publish(&*config.meta, &entry)?;
     tracing::info!(%node, %address, "storage node serves");
     started(role.metrics());
+    let scrubber = Scrubber::start(&config.role, config.scrub, role.metrics())?;
     while !stop.load(Ordering::Relaxed) {
         turn(&mut role, &reactor)?;
+        if let Some(damage) = scrubber.damage() {
+            return Err(damage);
+        }
     }
+    drop(scrubber);
     finish(&mut role, &reactor)?;
     // Its end is orderly either way; who dials the address finds nobody.
     if let Err(error) = nodes::withdraw(&*config.meta, &entry) {

@@ -225,6 +225,7 @@ impl<F: Clone> State<F> {
         while let Some(gone) = self.log.drop_segment() {
             self.journal.dropped(gone, keeper)?;
         }
+        set(&self.metrics.state_batches, self.log.durable().number);
         set(&self.metrics.state_overlay_bytes, self.overlay_bytes as u64);
         Ok(())
     }

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use halfmoon_meta::{Durability, FileStore, MetaStore, cluster, disks, nodes};
-use halfmoon_storage::{Config, NodeError, RoleConfig, run, run_with};
+use halfmoon_storage::{Config, NodeError, Pace, RoleConfig, run, run_with};
 use halfmoon_tcp::greet::{Heard, Next, greet};
 use halfmoon_wire::{Epoch, Hello, Incarnation, Message, NodeId, NodeStatus, Role};
 
@@ -206,4 +207,32 @@ fn a_port_in_use_is_named() {
     let error = run(config, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, NodeError::Listen(_)));
     assert!(error.to_string().contains("already in use"), "{error}");
+}
+
+#[test]
+fn a_node_whose_disk_gives_back_something_else_than_was_written_finds_out_and_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = founded(dir.path());
+    let pace = Pace { every: Duration::from_millis(1), bytes_per_s: u64::MAX };
+    let config = Config { scrub: pace, ..config(dir.path(), &meta, "127.0.0.1:0") };
+    // What one life has written is what a later one counts on.
+    serve_once(config.clone()).unwrap();
+    let (started, serves) = channel();
+    let node = thread::spawn(move || {
+        run_with(config, &AtomicBool::new(false), |metrics| started.send(metrics).unwrap())
+    });
+    let metrics = serves.recv_timeout(PATIENCE).unwrap();
+    let scrubs = || metrics.snapshot().scrubs;
+    while scrubs() < 2 {
+        thread::yield_now();
+    }
+    assert!(!node.is_finished(), "all is well");
+    let segment = dir.path().join("data/log/0000000000000001.seg");
+    let file = std::fs::File::options().read(true).write(true).open(segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 64).unwrap();
+    file.sync_all().unwrap();
+    let error = node.join().unwrap().unwrap_err();
+    assert!(matches!(error, NodeError::Corrupt { .. }), "{error}");
 }
