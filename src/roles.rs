@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use halfmoon_bench::cluster::{Cluster, Part};
+use halfmoon_bench::cluster::{Cluster, Joining, Part};
 use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
@@ -224,13 +224,16 @@ impl Cluster for Threads {
         anyhow::bail!("process {pid} was not stopped")
     }
 
-    fn replace_storage(&self, index: usize) -> anyhow::Result<u32> {
-        anyhow::bail!("storage node {index} is a thread of this process, and there is no spare")
+    fn lose_storage(&self, index: usize) -> anyhow::Result<u32> {
+        anyhow::bail!("{:?} is a thread of this process and cannot be lost", Part::Storage(index))
     }
 
-    fn is_whole(&self, node: u32) -> anyhow::Result<bool> {
-        let info = cluster::read(&*self.founded.meta)?;
-        Ok(info.has_part(NodeId(node)) && info.has_state(NodeId(node)))
+    fn replace_storage(&self, old: u32) -> anyhow::Result<u32> {
+        anyhow::bail!("storage node {old} is a thread of this process and cannot be replaced")
+    }
+
+    fn joining(&self, node: u32) -> anyhow::Result<Joining> {
+        Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
     }
 
     fn kill_process(&self, _pid: u32) -> bool {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use halfmoon_bench::cluster::{Cluster, Part};
+use halfmoon_bench::cluster::{Cluster, Joining, Part};
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_wire::{NodeId, Role};
 use rustix::process::{Pid, Signal};
@@ -405,30 +405,33 @@ impl Cluster for Shared {
         Ok(())
     }
 
-    fn replace_storage(&self, index: usize) -> anyhow::Result<u32> {
+    fn lose_storage(&self, index: usize) -> anyhow::Result<u32> {
+        let members = cluster::read(&*self.founded.meta)?.members.nodes();
+        let node = *members.get(index).context("no such storage node")?;
+        let directory = self.layout.node(Kind::Storage.name(), node);
+        std::fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+        // It may have ended by itself, for want of its directory.
+        if let Err(error) = self.with_child(Part::Storage(index), |child| Ok(child.kill()?)) {
+            tracing::debug!(%error, %node, "not killed");
+        }
+        Ok(node.0)
+    }
+
+    fn replace_storage(&self, old: u32) -> anyhow::Result<u32> {
         let meta = &*self.founded.meta;
         let (info, used) = (cluster::read(meta)?, disks::list(meta)?);
-        let old = *info.members.nodes().get(index).context("no such storage node")?;
         let is_spare = |entry: &NodeEntry| {
             let node = entry.node();
             entry.role() == Role::Storage && !info.has_part(node) && !used.contains(&node)
         };
         let new = nodes::list(meta)?.into_iter().find(is_spare).context("no spare runs")?.node();
-        let directory = self.layout.node(Kind::Storage.name(), old);
-        std::fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-        // It may have ended by itself, for want of its directory.
-        if let Err(error) = self.with_child(Part::Storage(index), |child| Ok(child.kill()?)) {
-            tracing::debug!(%error, %old, "not killed");
-        }
-        cluster::replace_member(meta, old, new)?;
+        cluster::replace_member(meta, NodeId(old), new)?;
         Ok(new.0)
     }
 
-    fn is_whole(&self, node: u32) -> anyhow::Result<bool> {
-        let info = cluster::read(&*self.founded.meta)?;
-        let is_member = info.members.nodes().contains(&NodeId(node));
-        Ok(is_member && info.members.committed_in().is_some() && info.has_state(NodeId(node)))
+    fn joining(&self, node: u32) -> anyhow::Result<Joining> {
+        Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
     }
 
     fn kill_process(&self, pid: u32) -> bool {

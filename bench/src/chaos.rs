@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Gateways, Part};
+use crate::cluster::{Cluster, Gateways, Joining, Part};
 use crate::http::Call;
 
 /// How many of what.
@@ -223,19 +223,20 @@ async fn stop(cluster: &Arc<dyn Cluster>, part: Part, lasting: Duration) -> bool
 
 /// Has a storage node lose its disk, and waits until another has everything in its place.
 async fn replace(cluster: &dyn Cluster, index: usize) -> anyhow::Result<()> {
+    let old = cluster.lose_storage(index)?;
     let end = tokio::time::Instant::now() + SPARE_WITHIN;
     let new = loop {
-        match cluster.replace_storage(index) {
+        match cluster.replace_storage(old) {
             Ok(new) => break new,
             Err(error) if tokio::time::Instant::now() > end => {
-                return Err(error).context("a storage node could not be replaced");
+                return Err(error).with_context(|| format!("storage node {old} was not replaced"));
             }
             Err(error) => tracing::debug!(%error, "not replaced yet"),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
     let end = tokio::time::Instant::now() + WHOLE_WITHIN;
-    while !cluster.is_whole(new)? {
+    while cluster.joining(new)? != Joining::Whole {
         anyhow::ensure!(
             tokio::time::Instant::now() < end,
             "storage node {new} has not copied the state within {WHOLE_WITHIN:?}"

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use halfmoon_meta::ClusterInfo;
+use halfmoon_wire::NodeId;
 use hyper::Method;
 use serde_json::Value;
 
@@ -22,6 +24,32 @@ pub enum Part {
     Sequencer,
 }
 
+/// How far a storage node is on its way to be a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Joining {
+    /// It is none, nor to become one.
+    No,
+    /// It is to be one, from the next epoch on.
+    Proposed,
+    /// It is one, and copies the state.
+    Copying,
+    /// It has everything.
+    Whole,
+}
+
+impl Joining {
+    /// As the metadata store has it.
+    #[must_use]
+    pub fn of(info: &ClusterInfo, node: NodeId) -> Self {
+        match (info.members.nodes().contains(&node), info.members.committed_in()) {
+            (false, _) => Self::No,
+            (true, None) => Self::Proposed,
+            (true, Some(_)) if info.has_state(node) => Self::Whole,
+            (true, Some(_)) => Self::Copying,
+        }
+    }
+}
+
 /// A running cluster, of whatever kind.
 pub trait Cluster: Send + Sync {
     /// How many engines there are.
@@ -34,11 +62,14 @@ pub trait Cluster: Send + Sync {
     fn pause(&self, part: Part) -> anyhow::Result<u32>;
     /// SIGCONTs a process that was paused.
     fn resume(&self, pid: u32) -> anyhow::Result<()>;
-    /// Takes the disk of the storage node with this index away, and puts a spare in its place. The
-    /// number of the new member; an error when there is no spare, or it is refused.
-    fn replace_storage(&self, index: usize) -> anyhow::Result<u32>;
-    /// Whether a storage node is a member that has everything.
-    fn is_whole(&self, node: u32) -> anyhow::Result<bool>;
+    /// Takes the disk of the storage node with this index away, and SIGKILLs it: it does not come back.
+    /// Its number.
+    fn lose_storage(&self, index: usize) -> anyhow::Result<u32>;
+    /// Puts a spare in the place of the storage node with this number. The number of the new member; an
+    /// error when there is no spare, or it is refused.
+    fn replace_storage(&self, old: u32) -> anyhow::Result<u32>;
+    /// How far a storage node is on its way to be a member.
+    fn joining(&self, node: u32) -> anyhow::Result<Joining>;
     /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
     fn kill_process(&self, pid: u32) -> bool;
 }

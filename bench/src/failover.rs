@@ -1,6 +1,7 @@
 //! How long appends stand still when a node dies or hangs under load, and whether each of them is in
 //! the log afterwards, once.
 
+mod replace;
 mod verify;
 
 use std::cell::RefCell;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, Part};
 use crate::log::{LogBench, TAG};
+pub use replace::{Phase, ReplaceOptions, Replaced, TABLE, run as replace};
 pub use verify::{Findings, verify};
 
 /// Load before a node dies: enough for one that stands by to have learned what came before.

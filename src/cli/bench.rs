@@ -72,6 +72,17 @@ pub(crate) struct BenchFailover {
     #[arg(long, value_enum, default_value_t = DeathName::Kill)]
     pub(crate) how: DeathName,
 
+    /// With `--role storage`: one node loses its disk and a spare takes its place, once, in place of all
+    /// else. Latency of appends before, while it is gone, while the members change, during the copy of
+    /// the state, and after.
+    #[arg(long, requires = "role")]
+    pub(crate) replace: bool,
+
+    /// With `--replace`: MiB of state that the new member has to copy.
+    #[arg(long, default_value_t = 64, requires = "replace",
+        value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub(crate) state_mib: u32,
+
     /// Sequencers that stand by.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(STANDBYS))]
     pub(crate) standbys: u32,

@@ -1,6 +1,7 @@
 //! `halfmoon bench`: measurements on a cluster that the command starts itself.
 
 mod failover;
+mod replace;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ use crate::supervisor::{Options, Supervisor};
 
 /// The benchmark's own id among the engines.
 const BENCH_NODE: NodeId = NodeId(99);
+/// The id of who reads the log in the end.
+const READER_NODE: NodeId = NodeId(98);
 /// The depth and size whose rate has a name of its own in the JSON.
 const NAMED: (usize, usize) = (128, 256);
 

@@ -42,7 +42,7 @@ fn what(options: &Verify) -> anyhow::Result<(Vec<PathBuf>, Option<ClusterInfo>)>
 }
 
 /// The directories of those who hold a cluster's log, and what the metadata store says of it.
-fn of(layout: &Layout) -> anyhow::Result<(Vec<PathBuf>, ClusterInfo)> {
+pub(crate) fn of(layout: &Layout) -> anyhow::Result<(Vec<PathBuf>, ClusterInfo)> {
     let meta = layout.open()?;
     let (info, used) = (halfmoon_meta::cluster::read(&*meta)?, disks::list(&*meta)?);
     // Whoever has a part in the log and has begun to hold some. Who was replaced has none.

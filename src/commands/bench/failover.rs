@@ -8,19 +8,19 @@ use halfmoon_bench::failover::{
     self, Death, Findings, Options, Run, Victim, median_and_worst, verify,
 };
 use halfmoon_bench::log::LogBench;
-use halfmoon_wire::NodeId;
 use serde_json::json;
 
-use super::{BENCH_NODE, with_directory};
+use super::{BENCH_NODE, READER_NODE, with_directory};
 use crate::cli::{BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
 
-/// The id of who reads the log in the end.
-const READER_NODE: NodeId = NodeId(98);
-
 pub(super) fn run(options: &BenchFailover, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
+    if options.replace {
+        anyhow::ensure!(options.role == VictimName::Storage, "--replace goes with --role storage");
+        return super::replace::run(options, passed_on);
+    }
     let measured = with_directory(options.data_dir.as_ref(), |directory| {
         measure(options, passed_on, directory)
     });

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use halfmoon_bench::cluster::Joining;
 use halfmoon_meta::{ClusterInfo, MetaStore, cluster};
 use halfmoon_wire::NodeId;
 use serde_json::json;
@@ -23,28 +24,6 @@ const SLOW_AFTER: Duration = Duration::from_secs(15);
 /// Exit code when the command was interrupted: the change goes on.
 const GOES_ON: u8 = 75;
 
-/// How far a replacement is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Stage {
-    /// The members are written down. Whoever is in charge opens an epoch with them.
-    Proposed,
-    /// Its opening record is committed by a quorum of the new members; the new one copies.
-    Copying,
-    /// The new one has everything.
-    Whole,
-    /// The new one is no member any more: another change came in between.
-    Overtaken,
-}
-
-fn stage(info: &ClusterInfo, new: NodeId) -> Stage {
-    match (info.members.nodes().contains(&new), info.members.committed_in()) {
-        (false, _) => Stage::Overtaken,
-        (true, None) => Stage::Proposed,
-        (true, Some(_)) if info.has_state(new) => Stage::Whole,
-        (true, Some(_)) => Stage::Copying,
-    }
-}
-
 pub(super) fn run(options: &NodeReplace) -> anyhow::Result<ExitCode> {
     let meta = open(&options.whose)?;
     let (old, new) = (NodeId(options.old), NodeId(options.new));
@@ -54,7 +33,7 @@ pub(super) fn run(options: &NodeReplace) -> anyhow::Result<ExitCode> {
     let reached = if options.no_wait {
         let info = cluster::read(&*watch.meta)?;
         watch.say(&watch.told(&info));
-        Some(stage(&info, new))
+        Some(Joining::of(&info, new))
     } else {
         runtime.block_on(async {
             tokio::select! {
@@ -83,6 +62,16 @@ fn propose(meta: &Arc<dyn MetaStore>, old: NodeId, new: NodeId) -> anyhow::Resul
     Ok(())
 }
 
+/// Stages are told in order, and each once.
+const fn rank(stage: Joining) -> u8 {
+    match stage {
+        Joining::Proposed => 0,
+        Joining::Copying => 1,
+        Joining::Whole => 2,
+        Joining::No => 3,
+    }
+}
+
 struct Watch {
     meta: Arc<dyn MetaStore>,
     old: NodeId,
@@ -100,24 +89,24 @@ impl Watch {
 
     fn told(&self, info: &ClusterInfo) -> String {
         let (old, new) = (self.old, self.new);
-        match (stage(info, new), info.members.committed_in()) {
-            (Stage::Proposed, _) | (Stage::Copying, None) => format!(
+        match (Joining::of(info, new), info.members.committed_in()) {
+            (Joining::Proposed, _) | (Joining::Copying, None) => format!(
                 "proposed: members {}; the sequencer in charge opens an epoch with them",
                 joined(&info.members.nodes())
             ),
-            (Stage::Copying, Some(epoch)) => format!(
+            (Joining::Copying, Some(epoch)) => format!(
                 "epoch {epoch} is open and committed with {new} in the place of {old}; {new} copies \
                  the state"
             ),
-            (Stage::Whole, _) => format!("{new} is whole, in the place of {old}"),
-            (Stage::Overtaken, _) => {
+            (Joining::Whole, _) => format!("{new} is whole, in the place of {old}"),
+            (Joining::No, _) => {
                 format!("{new} is no member: the members are {}", joined(&info.members.nodes()))
             }
         }
     }
 
     /// Until the new member is whole, or is none.
-    async fn follow(&self) -> anyhow::Result<Stage> {
+    async fn follow(&self) -> anyhow::Result<Joining> {
         let (mut before, mut asked) = (None, Instant::now());
         let (mut copied, mut is_slow) = (0, false);
         loop {
@@ -130,15 +119,15 @@ impl Watch {
                     continue;
                 }
             };
-            let stage = stage(&info, self.new);
+            let stage = Joining::of(&info, self.new);
             // A later change of other members goes through the same stages; that is not told again.
-            if before.is_none_or(|before| stage > before) {
+            if before.is_none_or(|before| rank(stage) > before) {
                 self.say(&self.told(&info));
-                before = Some(stage);
+                before = Some(rank(stage));
             }
             match stage {
-                Stage::Whole | Stage::Overtaken => return Ok(stage),
-                Stage::Proposed if !is_slow && self.began.elapsed() > SLOW_AFTER => {
+                Joining::Whole | Joining::No => return Ok(stage),
+                Joining::Proposed if !is_slow && self.began.elapsed() > SLOW_AFTER => {
                     is_slow = true;
                     self.say(
                         "no epoch has begun with them yet: `halfmoon node list` shows whether a \
@@ -146,11 +135,11 @@ impl Watch {
                          the new ones is up",
                     );
                 }
-                Stage::Copying if asked.elapsed() > ASK_EVERY => {
+                Joining::Copying if asked.elapsed() > ASK_EVERY => {
                     copied = self.copied(copied)?;
                     asked = Instant::now();
                 }
-                Stage::Proposed | Stage::Copying => {}
+                Joining::Proposed | Joining::Copying => {}
             }
         }
     }
@@ -169,9 +158,9 @@ impl Watch {
     }
 
     /// The last word, and the exit code.
-    fn conclude(&self, reached: Option<Stage>, no_wait: bool) -> anyhow::Result<ExitCode> {
+    fn conclude(&self, reached: Option<Joining>, no_wait: bool) -> anyhow::Result<ExitCode> {
         let info = cluster::read(&*self.meta)?;
-        let stage = reached.unwrap_or_else(|| stage(&info, self.new));
+        let stage = reached.unwrap_or_else(|| Joining::of(&info, self.new));
         if reached.is_none() {
             self.say(&format!(
                 "interrupted: the change goes on. `halfmoon node replace {} {}` again waits for its \
@@ -181,18 +170,20 @@ impl Watch {
         }
         if self.json {
             let name = match stage {
-                Stage::Proposed => "proposed",
-                Stage::Copying => "copying",
-                Stage::Whole => "whole",
-                Stage::Overtaken => "overtaken",
+                Joining::Proposed => "proposed",
+                Joining::Copying => "copying",
+                Joining::Whole => "whole",
+                Joining::No => "overtaken",
             };
             print(&self.as_json(&info, name, reached.is_none()).to_string());
         }
         Ok(match (reached, stage) {
-            (_, Stage::Overtaken) => ExitCode::FAILURE,
-            (Some(_), Stage::Whole) => ExitCode::SUCCESS,
+            (_, Joining::No) => ExitCode::FAILURE,
+            (Some(_), Joining::Whole) => ExitCode::SUCCESS,
             (Some(_), _) if no_wait => ExitCode::SUCCESS,
-            (Some(_) | None, Stage::Proposed | Stage::Copying | Stage::Whole) => GOES_ON.into(),
+            (Some(_) | None, Joining::Proposed | Joining::Copying | Joining::Whole) => {
+                GOES_ON.into()
+            }
         })
     }
 
@@ -223,15 +214,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
         cluster::create(&store, 7, Durability::Flush, &[1, 2, 3].map(NodeId)).unwrap();
-        let now = || stage(&cluster::read(&store).unwrap(), NodeId(4));
-        assert_eq!(now(), Stage::Overtaken, "it was never one");
+        let now = || Joining::of(&cluster::read(&store).unwrap(), NodeId(4));
+        assert_eq!(now(), Joining::No, "it was never one");
         cluster::replace_member(&store, NodeId(2), NodeId(4)).unwrap();
-        assert_eq!(now(), Stage::Proposed);
+        assert_eq!(now(), Joining::Proposed);
         cluster::mark_committed(&store, 2, Epoch(3)).unwrap();
-        assert_eq!(now(), Stage::Copying);
+        assert_eq!(now(), Joining::Copying);
         cluster::mark_copied(&store, NodeId(4)).unwrap();
-        assert_eq!(now(), Stage::Whole);
+        assert_eq!(now(), Joining::Whole);
         cluster::replace_member(&store, NodeId(4), NodeId(5)).unwrap();
-        assert_eq!(now(), Stage::Overtaken);
+        assert_eq!(now(), Joining::No);
     }
 }
