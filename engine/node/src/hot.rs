@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use halfmoon_client::{AppendRequest, Appended, Executor, Log, State};
 use halfmoon_protocol::call::Status;
@@ -21,6 +22,7 @@ use crate::metrics::{Metrics, count};
 use crate::registry::Registry;
 use crate::roots::{self, Origin, Root};
 use crate::scratch::Scratch;
+use crate::takeovers::Takeovers;
 use crate::value::Value;
 use crate::workers::{AcquireError, Workers};
 
@@ -63,6 +65,7 @@ pub(crate) struct Hot {
     pub(crate) caught_up: Cell<bool>,
     /// How long ago that was last so.
     pub(crate) lease: TailLease,
+    pub(crate) takeovers: RefCell<Takeovers>,
     ended: RefCell<VecDeque<(InstanceId, Ended, SeqNum)>>,
     /// Roots to take up: inherited, or started by a step of this engine's.
     adopted: RefCell<VecDeque<InstanceId>>,
@@ -98,6 +101,7 @@ impl Hot {
             draw,
             registered: Cell::new(SeqNum::ZERO),
             stopping: Cell::new(false),
+            takeovers: RefCell::default(),
             caught_up: Cell::new(false),
             lease: TailLease::default(),
             ended: RefCell::default(),
@@ -165,6 +169,8 @@ impl Hot {
             }
             Ok(Intent::Ends(root)) => {
                 self.intents.borrow_mut().ends(root);
+                let took_ns = self.takeovers.borrow_mut().ends(root, self.executor.now_ns());
+                self.taken_over(took_ns);
                 if let Some(root) = self.roots.borrow().get(&root) {
                     root.log_ends_it();
                 }
@@ -195,11 +201,23 @@ impl Hot {
         if heir == self.me {
             let inherited = moved.len() as u64;
             self.metrics.roots_taken_over_total.fetch_add(inherited, Ordering::Relaxed);
+            let now_ns = self.executor.now_ns();
+            let took_ns = self.takeovers.borrow_mut().begins(evict, record.seq(), &moved, now_ns);
+            self.taken_over(took_ns);
             self.adopted.borrow_mut().extend(moved);
         }
         // Before the report that says that this record was applied: on that report the dead
         // engine's own is dropped, and only this one then holds what its roots need.
         self.log.set_safe_point(self.least_floor());
+    }
+
+    /// All roots of an evicted engine have ended, if a time is given.
+    fn taken_over(&self, took_ns: Option<u64>) {
+        let unfinished = self.takeovers.borrow().unfinished();
+        self.metrics.roots_taken_over_unfinished.store(unfinished, Ordering::Relaxed);
+        if let Some(took_ns) = took_ns {
+            self.metrics.taken_over(Duration::from_nanos(took_ns));
+        }
     }
 
     /// Sees to it that this engine knows the log up to its tail, from now on.

@@ -42,6 +42,7 @@ mod scratch;
 mod session;
 mod show;
 mod sync;
+mod takeovers;
 #[cfg(test)]
 mod tests;
 mod tree;

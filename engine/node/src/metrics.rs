@@ -11,6 +11,7 @@ macro_rules! counters {
         pub struct Metrics {
             $(#[doc = $help] pub $name: AtomicU64,)*
             latency: Histogram,
+            takeovers: Sum,
         }
 
         /// The counters at one moment.
@@ -36,6 +37,7 @@ macro_rules! counters {
                     line(&mut text, name, $kind, $help, value);
                 )*
                 self.latency.print(&mut text);
+                self.takeovers.print(&mut text);
                 text
             }
         }
@@ -49,6 +51,7 @@ counters! {
     roots_failed_total: "counter" "Of these, with an error of the function.";
     roots_parked_total: "counter" "Roots given up after too many attempts.";
     roots_taken_over_total: "counter" "Roots inherited from evicted engines.";
+    roots_taken_over_unfinished: "gauge" "Of these, the ones that have not ended.";
     roots_unfinished: "gauge" "Roots that run, wait or are parked here.";
     attempts_total: "counter" "Attempts of roots.";
     calls_total: "counter" "Calls between functions.";
@@ -82,7 +85,21 @@ struct Histogram {
     sum_us: AtomicU64,
 }
 
+/// Times that are counted and added up.
+#[derive(Debug, Default)]
+struct Sum {
+    count: AtomicU64,
+    sum_us: AtomicU64,
+}
+
 impl Metrics {
+    /// All roots of an evicted engine have ended, so long after its eviction.
+    pub fn taken_over(&self, after: Duration) {
+        let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.takeovers.count.fetch_add(1, Ordering::Relaxed);
+        self.takeovers.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
     /// A request was answered with a result after this long.
     pub fn answered(&self, after: Duration) {
         let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
@@ -121,6 +138,18 @@ impl Histogram {
     }
 }
 
+impl Sum {
+    fn print(&self, text: &mut String) {
+        let name = "halfmoon_takeover_seconds";
+        let help = "Time from an engine's eviction to the end of the last root inherited from it.";
+        let _ok = writeln!(text, "# HELP {name} {help}\n# TYPE {name} summary");
+        let sum = self.sum_us.load(Ordering::Relaxed);
+        let (whole, rest) = (sum / 1_000_000, sum % 1_000_000);
+        let count = self.count.load(Ordering::Relaxed);
+        let _ok = writeln!(text, "{name}_sum {whole}.{rest:06}\n{name}_count {count}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,12 +160,16 @@ mod tests {
         count(&metrics.requests_total);
         metrics.answered(Duration::from_micros(250));
         metrics.answered(Duration::from_secs(60));
+        metrics.taken_over(Duration::from_millis(1500));
         let text = metrics.to_prometheus();
         assert!(text.contains("\nhalfmoon_requests_total 1\n"), "{text}");
         assert!(text.contains("halfmoon_request_seconds_bucket{le=\"0.000200\"} 0\n"), "{text}");
         assert!(text.contains("halfmoon_request_seconds_bucket{le=\"0.000300\"} 1\n"), "{text}");
         assert!(text.contains("halfmoon_request_seconds_bucket{le=\"+Inf\"} 2\n"), "{text}");
         assert!(text.contains("halfmoon_request_seconds_sum 60.000250\n"), "{text}");
+        let takeovers =
+            "halfmoon_takeover_seconds_sum 1.500000\nhalfmoon_takeover_seconds_count 1\n";
+        assert!(text.contains(takeovers), "{text}");
         assert_eq!(metrics.snapshot().requests_total, 1);
     }
 }

@@ -128,6 +128,7 @@ fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
         "unanswered_appends": hot.log.unanswered(),
         "unfinished_roots": roots.len(),
         "unfinished_roots_of_cluster": hot.intents.borrow().len(),
+        "takeovers": hot.takeovers.borrow().show(),
         "roots": listed,
         "workers": workers,
         "transport": { "kind": "tcp", "lanes": lanes },

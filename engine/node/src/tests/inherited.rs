@@ -49,6 +49,7 @@ fn a_root_that_is_inherited_while_a_request_for_it_fails_is_run_all_the_same() {
     let answer = wrong(&mut heir);
     heir.world.log.borrow_mut().evict((ENGINE, LIFE), HEIR);
     heir.until("the inheritance", |heir| heir.counted(|m| &m.roots_taken_over_total) == 1);
+    assert_eq!(heir.counted(|m| &m.roots_taken_over_unfinished), 1);
     heir.rounds(20);
     heir.world.sequencer().answer_tails();
     assert_eq!(heir.answer(answer), Invoked::KeyReused);
@@ -56,6 +57,9 @@ fn a_root_that_is_inherited_while_a_request_for_it_fails_is_run_all_the_same() {
     heir.until("the end of the root", |heir| heir.hot.intents.borrow().is_empty());
     heir.rounds(20);
     assert_eq!(heir.hot.least_floor(), None, "it holds the safe point no more");
+    assert_eq!(heir.counted(|m| &m.roots_taken_over_unfinished), 0, "the take-over is over");
+    let shown = heir.hot.takeovers.borrow().show();
+    assert_eq!((&shown[0]["roots"], shown[0]["took_us"].is_u64()), (&1.into(), true));
     let right = keyed("f", "key", b"right");
     let id = right.id;
     let again = heir.invoke(right);
