@@ -212,7 +212,7 @@ impl Cluster for Threads {
         nodes::find(&*self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
-    fn kill(&self, part: Part) -> anyhow::Result<()> {
+    fn kill_for(&self, part: Part, _down: Duration) -> anyhow::Result<()> {
         anyhow::bail!("{part:?} is a thread of this process and cannot be killed by itself")
     }
 

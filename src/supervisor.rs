@@ -48,6 +48,8 @@ struct Node {
     child: Option<Child>,
     started: Instant,
     not_before: Instant,
+    /// It is down by order until then.
+    held_until: Instant,
     short_lives: u32,
     /// It was replaced: it is ended by then, and started no more.
     leaves_by: Option<Instant>,
@@ -286,11 +288,11 @@ impl Shared {
         Some(cluster::read(&*self.founded.meta).ok()?.holder?.node())
     }
 
-    /// Does something to the process of a part.
-    fn with_child<R>(
+    /// Does something to the node of a part.
+    fn with_node<R>(
         &self,
         part: Part,
-        act: impl FnOnce(&mut Child) -> anyhow::Result<R>,
+        act: impl FnOnce(&mut Node) -> anyhow::Result<R>,
     ) -> anyhow::Result<R> {
         let id = match part {
             Part::Engine(index) => layout::engine(u32::try_from(index)?),
@@ -302,8 +304,7 @@ impl Shared {
             Part::Sequencer => self.in_charge().context("no sequencer is in charge")?,
         };
         let mut nodes = self.lock();
-        let node = nodes.by_id.get_mut(&id).context("no such node")?;
-        act(node.child.as_mut().context("the node is not running")?)
+        act(nodes.by_id.get_mut(&id).context("no such node")?)
     }
 
     fn spawn(&self, node: &mut Node) -> anyhow::Result<Child> {
@@ -350,12 +351,25 @@ const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 impl Node {
     fn new(kind: Kind, id: NodeId, http: SocketAddr) -> Self {
         let now = Instant::now();
-        let (child, leaves_by) = (None, None);
-        Self { kind, id, http, child, started: now, not_before: now, short_lives: 0, leaves_by }
+        Self {
+            kind,
+            id,
+            http,
+            child: None,
+            started: now,
+            not_before: now,
+            held_until: now,
+            short_lives: 0,
+            leaves_by: None,
+        }
     }
 
     fn is_standby(&self) -> bool {
         self.kind == Kind::Sequencer && self.id != layout::SEQUENCER
+    }
+
+    fn running(&mut self) -> anyhow::Result<&mut Child> {
+        self.child.as_mut().context("the node is not running")
     }
 
     fn ended(&mut self, how: &str) {
@@ -366,7 +380,8 @@ impl Node {
             self.short_lives = 0;
         }
         let pause = if self.short_lives < 2 { Duration::ZERO } else { PAUSE };
-        self.not_before = Instant::now() + pause * 2u32.pow(self.short_lives.min(6));
+        let rested = Instant::now() + pause * 2u32.pow(self.short_lives.min(6));
+        self.not_before = rested.max(self.held_until);
         let (kind, node) = (self.kind.name(), self.id);
         if self.short_lives >= SHORT_LIVES_MAX {
             tracing::error!(
@@ -389,14 +404,18 @@ impl Cluster for Shared {
         nodes::find(&*self.founded.meta, Role::Engine, id).ok()??.gateway
     }
 
-    fn kill(&self, part: Part) -> anyhow::Result<()> {
-        self.with_child(part, |child| Ok(child.kill()?))
+    fn kill_for(&self, part: Part, down: Duration) -> anyhow::Result<()> {
+        self.with_node(part, |node| {
+            node.held_until = Instant::now() + down;
+            Ok(node.running()?.kill()?)
+        })
     }
 
     fn pause(&self, part: Part) -> anyhow::Result<u32> {
-        self.with_child(part, |child| {
-            anyhow::ensure!(signal(child.id(), Signal::STOP), "process {} is gone", child.id());
-            Ok(child.id())
+        self.with_node(part, |node| {
+            let pid = node.running()?.id();
+            anyhow::ensure!(signal(pid, Signal::STOP), "process {pid} is gone");
+            Ok(pid)
         })
     }
 
@@ -412,7 +431,9 @@ impl Cluster for Shared {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
         // It may have ended by itself, for want of its directory.
-        if let Err(error) = self.with_child(Part::Storage(index), |child| Ok(child.kill()?)) {
+        if let Err(error) =
+            self.with_node(Part::Storage(index), |node| Ok(node.running()?.kill()?))
+        {
             tracing::debug!(%error, %node, "not killed");
         }
         Ok(node.0)

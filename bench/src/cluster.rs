@@ -57,7 +57,11 @@ pub trait Cluster: Send + Sync {
     /// Where an engine's gateway listens *now*; `None` while it is down.
     fn gateway(&self, engine: usize) -> Option<SocketAddr>;
     /// SIGKILLs a part. Whoever supervises the cluster starts it again.
-    fn kill(&self, part: Part) -> anyhow::Result<()>;
+    fn kill(&self, part: Part) -> anyhow::Result<()> {
+        self.kill_for(part, Duration::ZERO)
+    }
+    /// SIGKILLs a part, which is not started again before so long.
+    fn kill_for(&self, part: Part, down: Duration) -> anyhow::Result<()>;
     /// SIGSTOPs a part: it lives, and does nothing. Its process id, for [`Self::resume`].
     fn pause(&self, part: Part) -> anyhow::Result<u32>;
     /// SIGCONTs a process that was paused.

@@ -194,7 +194,11 @@ impl Outcome {
     }
 }
 
-async fn deploy(gateways: &Gateways, protocol: Protocol, binary: Bytes) -> anyhow::Result<()> {
+pub(crate) async fn deploy(
+    gateways: &Gateways,
+    protocol: Protocol,
+    binary: Bytes,
+) -> anyhow::Result<()> {
     let name = protocol.name();
     let path = format!("/v1/deploy?namespace={name}&protocol={name}");
     let call = Call {
@@ -216,7 +220,7 @@ async fn deploy(gateways: &Gateways, protocol: Protocol, binary: Bytes) -> anyho
     Ok(())
 }
 
-async fn populate(gateways: &Gateways, protocol: Protocol) -> anyhow::Result<()> {
+pub(crate) async fn populate(gateways: &Gateways, protocol: Protocol) -> anyhow::Result<()> {
     for part in 0..travel::POPULATE_PARTS {
         let function = format!("{}.populate", protocol.name());
         let key = format!("populate-{part}");
@@ -287,12 +291,12 @@ async fn mix(
 }
 
 /// Differs between runs, so that keys do.
-fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-type ToldSoFar = Arc<Mutex<BTreeMap<String, Told>>>;
+pub(crate) type ToldSoFar = Arc<Mutex<BTreeMap<String, Told>>>;
 
 async fn chaos(
     gateways: &Arc<Gateways>,
@@ -348,15 +352,15 @@ async fn chaos(
 }
 
 /// One client of the audited stream.
-struct Stream {
-    gateways: Arc<Gateways>,
-    protocol: Protocol,
-    client: u32,
-    seed: u64,
-    told: ToldSoFar,
-    killing: Arc<AtomicBool>,
-    wanted: u32,
-    pause: Duration,
+pub(crate) struct Stream {
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) protocol: Protocol,
+    pub(crate) client: u32,
+    pub(crate) seed: u64,
+    pub(crate) told: ToldSoFar,
+    pub(crate) killing: Arc<AtomicBool>,
+    pub(crate) wanted: u32,
+    pub(crate) pause: Duration,
 }
 
 #[derive(Deserialize)]
@@ -380,7 +384,7 @@ fn told_by(reply: &Reply) -> Told {
 
 impl Stream {
     /// Sends reservations until there are enough *and* nothing is killed any more.
-    async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut index = 0;
         while index < self.wanted || self.killing.load(Ordering::Acquire) {
             let begin = tokio::time::Instant::now();
@@ -420,7 +424,7 @@ impl Stream {
 }
 
 /// The state, once every row's order was processed, or the wait for that was long enough.
-async fn settled_snapshot(
+pub(crate) async fn settled_snapshot(
     gateways: &Gateways,
     protocol: Protocol,
     told: &BTreeMap<String, Told>,

@@ -1,6 +1,8 @@
 //! How long appends stand still when a node dies or hangs under load, and whether each of them is in
 //! the log afterwards, once.
 
+mod engine;
+mod phases;
 mod replace;
 mod verify;
 
@@ -17,6 +19,8 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, Part};
 use crate::log::{LogBench, TAG};
+pub use engine::{EngineOptions, EngineOutcome, EngineRun, run as run_engines};
+pub use phases::Phases;
 pub use replace::{Phase, ReplaceOptions, Replaced, TABLE, run as replace};
 pub use verify::{Findings, verify};
 
@@ -24,6 +28,8 @@ pub use verify::{Findings, verify};
 const BEFORE: Duration = Duration::from_millis(1500);
 /// Load after that: the gap is looked for in here.
 const AFTER: Duration = Duration::from_millis(1500);
+/// How long a storage node is down.
+const DOWN: Duration = Duration::from_millis(1500);
 /// How long a node that was killed may take to come back.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 /// Rest after it is back, in which it catches up.
@@ -47,7 +53,7 @@ pub enum Victim {
 /// How it dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
-    /// By SIGKILL. It is started again.
+    /// By SIGKILL. It is started again: a sequencer at once, a storage node after a while.
     Kill,
     /// By SIGSTOP. It goes on, as if nothing had happened, before the load ends.
     Stop,
@@ -92,6 +98,9 @@ pub struct Run {
     pub unknown: u64,
     /// Epochs that were entered.
     pub epochs: u64,
+    /// Before, during and after the death of a storage node.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
 }
 
 /// An append that was started.
@@ -133,41 +142,62 @@ pub fn run(
     let begin = bench.begin + Duration::from_nanos(begin_ns);
     let death = die(Arc::clone(cluster), options, number, begin + BEFORE)?;
     let load = load(bench, *options, first, Rc::clone(&all));
-    bench.run(BEFORE + AFTER + ANSWERS_WITHIN, load)??;
-    let died = death.join().map_err(|_| anyhow::anyhow!("the thread that kills panicked"))??;
-    let died_ns = u64::try_from((died - bench.begin).as_nanos())?;
+    bench.run(options.lasting() + ANSWERS_WITHIN, load)??;
+    let (died, back) =
+        death.join().map_err(|_| anyhow::anyhow!("the thread that kills panicked"))??;
+    let ns = |moment: Instant| u64::try_from((moment - bench.begin).as_nanos());
+    let (died_ns, back_ns) = (ns(died)?, ns(back)?);
     let of_run = all.take();
     let epochs = bench.driver.metrics().epochs - epochs;
-    let measured = measure(&of_run, died_ns, epochs);
+    let mut measured = measure(&of_run, died_ns, epochs)?;
+    if options.victim == Victim::Storage {
+        let lost = bench.lanes_lost.iter().copied();
+        let noticed_ns = lost.filter(|at_ns| (died_ns..back_ns).contains(at_ns)).min();
+        let moments = phases::Moments { died_ns, back_ns, noticed_ns };
+        measured.phases = Some(phases::measure(&of_run, moments));
+    }
     started.extend(of_run);
-    measured
+    Ok(measured)
 }
 
-/// Kills at that moment, from a thread of its own; returns when it was done.
+impl Options {
+    /// How long the load of a run lasts.
+    fn lasting(&self) -> Duration {
+        match self.victim {
+            Victim::Sequencer => BEFORE + AFTER,
+            Victim::Storage => BEFORE + DOWN + AFTER,
+        }
+    }
+}
+
+/// Kills at that moment, from a thread of its own; returns when it was done, and when the victim was
+/// let live again.
 fn die(
     cluster: Arc<dyn Cluster>,
     options: &Options,
     number: u32,
     at: Instant,
-) -> anyhow::Result<thread::JoinHandle<anyhow::Result<Instant>>> {
-    let part = match options.victim {
-        Victim::Sequencer => Part::Sequencer,
-        Victim::Storage => Part::Storage(number as usize % 3),
+) -> anyhow::Result<thread::JoinHandle<anyhow::Result<(Instant, Instant)>>> {
+    let (part, down) = match (options.victim, options.death) {
+        (Victim::Sequencer, Death::Kill) => (Part::Sequencer, Duration::ZERO),
+        (Victim::Sequencer, Death::Stop) => (Part::Sequencer, AFTER / 2),
+        (Victim::Storage, _) => (Part::Storage(number as usize % 3), DOWN),
     };
     let death = options.death;
     let thread = thread::Builder::new().name("death".into()).spawn(move || {
         thread::sleep(at.saturating_duration_since(Instant::now()));
         match death {
             Death::Kill => {
-                cluster.kill(part)?;
-                Ok(Instant::now())
+                cluster.kill_for(part, down)?;
+                let died = Instant::now();
+                Ok((died, died + down))
             }
             Death::Stop => {
                 let pid = cluster.pause(part)?;
                 let died = Instant::now();
-                thread::sleep(AFTER / 2);
+                thread::sleep(down);
                 cluster.resume(pid)?;
-                Ok(died)
+                Ok((died, Instant::now()))
             }
         }
     })?;
@@ -200,7 +230,7 @@ fn load(
     let (log, executor, begin) = (bench.driver.log(), bench.driver.executor(), bench.begin);
     async move {
         let from_ns = executor.now_ns();
-        let count = u64::from(options.rate_per_s) * (BEFORE + AFTER).as_millis() as u64 / 1000;
+        let count = u64::from(options.rate_per_s) * options.lasting().as_millis() as u64 / 1000;
         let mut appends = Vec::new();
         for index in 0..count {
             let due_ns = from_ns + index * 1_000_000_000 / u64::from(options.rate_per_s);
@@ -269,6 +299,7 @@ fn measure(all: &[Started], died_ns: u64, epochs: u64) -> anyhow::Result<Run> {
         acknowledged: answers.len() as u64,
         unknown: (all.len() - answers.len()) as u64,
         epochs,
+        phases: None,
     })
 }
 

@@ -11,4 +11,5 @@ pub mod http;
 pub mod load;
 pub mod log;
 pub mod report;
+pub mod takeover;
 pub mod travel;

@@ -24,6 +24,8 @@ const FLOOR_ROUNDS: usize = 500;
 pub const IDLE_EVERY: Duration = Duration::from_millis(4);
 /// The tag that all records of the benchmark carry.
 pub(crate) const TAG: Tag = Tag(0xbe4c);
+/// Lanes whose end is noted.
+const LANES_LOST_MAX: usize = 100_000;
 /// Longest wait for the log to come up.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
@@ -87,6 +89,8 @@ pub struct LogBench {
     reactor: SharedReactor,
     pub(crate) driver: Driver<Tcp, MetaDirectory>,
     pub(crate) begin: Instant,
+    /// When lanes went down, in ns; the first ones.
+    pub(crate) lanes_lost: Vec<u64>,
 }
 
 impl LogBench {
@@ -108,7 +112,7 @@ impl LogBench {
         let directory = MetaDirectory::new(meta, waker)?;
         let options = Options::new(cluster, role, node, incarnation);
         let driver = Driver::new(Tcp::new(reactor.clone()), directory, &options, 0);
-        Ok(Self { reactor, driver, begin: Instant::now() })
+        Ok(Self { reactor, driver, begin: Instant::now(), lanes_lost: Vec::new() })
     }
 
     fn now_ns(&self) -> u64 {
@@ -130,7 +134,11 @@ impl LogBench {
         self.driver.executor().spawn(task).map_err(|_| anyhow::anyhow!("too many tasks"))?;
         let end = Instant::now() + within;
         loop {
+            let lost = self.driver.metrics().lanes_lost;
             let pace = self.driver.turn(self.now_ns());
+            if self.driver.metrics().lanes_lost > lost && self.lanes_lost.len() < LANES_LOST_MAX {
+                self.lanes_lost.push(self.now_ns());
+            }
             if let Some(value) = result.borrow_mut().take() {
                 return Ok(value);
             }

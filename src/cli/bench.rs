@@ -11,7 +11,8 @@ pub(crate) enum Bench {
     /// Latency and rate of durable appends beside the floors of the same run.
     Log(BenchLog),
     /// For how long appends stand still when a sequencer, or a storage node, dies or hangs under
-    /// load; and whether all of them are in the log afterwards, once.
+    /// load, and whether all of them are in the log afterwards, once; or how long it takes until all
+    /// that ran on a dead engine has ended elsewhere, and whether all of it has happened, once.
     Failover(BenchFailover),
 }
 
@@ -56,11 +57,12 @@ pub(crate) struct BenchFailover {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) runs: u32,
 
-    /// Appends started per second, on a schedule.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) rate: u32,
+    /// Appends started per second, on a schedule [default: 10000]; with `--role engine` reservations
+    /// per second, at most [default: 150].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: Option<u32>,
 
-    /// Bytes of a record's payload.
+    /// Bytes of a record's payload; not with `--role engine`.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub(crate) size: u32,
 
@@ -69,7 +71,7 @@ pub(crate) struct BenchFailover {
     pub(crate) role: VictimName,
 
     /// How it dies.
-    #[arg(long, value_enum, default_value_t = DeathName::Kill)]
+    #[arg(long, visible_alias = "death", value_enum, default_value_t = DeathName::Kill)]
     pub(crate) how: DeathName,
 
     /// With `--role storage`: one node loses its disk and a spare takes its place, once, in place of all
@@ -96,8 +98,10 @@ pub(crate) struct BenchFailover {
 pub(crate) enum VictimName {
     /// The sequencer in charge.
     Sequencer,
-    /// One storage node after the other.
+    /// One storage node after the other; each is down for 1.5 s.
     Storage,
+    /// One engine after the other, while functions run on it.
+    Engine,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

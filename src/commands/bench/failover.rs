@@ -1,5 +1,8 @@
 //! `halfmoon bench failover`.
 
+mod engine;
+mod storage;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,10 +19,16 @@ use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
 
+/// Appends started per second unless said otherwise.
+const RATE_PER_S: u32 = 10_000;
+
 pub(super) fn run(options: &BenchFailover, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     if options.replace {
         anyhow::ensure!(options.role == VictimName::Storage, "--replace goes with --role storage");
         return super::replace::run(options, passed_on);
+    }
+    if options.role == VictimName::Engine {
+        return engine::run(options, passed_on);
     }
     let measured = with_directory(options.data_dir.as_ref(), |directory| {
         measure(options, passed_on, directory)
@@ -34,6 +43,31 @@ pub(super) fn run(options: &BenchFailover, passed_on: PassedOn) -> anyhow::Resul
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Where to look when something went wrong.
+fn logs(layout: &Layout) -> String {
+    format!("the nodes' logs are in {}/*.log", layout.root().display())
+}
+
+/// Starts a cluster for a benchmark.
+fn supervise(
+    layout: &Layout,
+    options: &BenchFailover,
+    ports: EnginePorts,
+    passed_on: PassedOn,
+) -> anyhow::Result<Supervisor> {
+    let founded = layout.found(Durability::Flush.into(), None)?;
+    let supervised = supervisor::Options {
+        ports,
+        standbys: options.standbys,
+        spares: 0,
+        replace_after_s: 0,
+        segment_mib: SEGMENT_MIB,
+        passed_on,
+        log_files: true,
+    };
+    Supervisor::start(layout.clone(), founded, supervised)
+}
+
 fn measure(
     options: &BenchFailover,
     passed_on: PassedOn,
@@ -45,23 +79,13 @@ fn measure(
         }
     };
     let layout = Layout::new(Some(directory.join("state")))?;
-    let founded = layout.found(Durability::Flush.into(), None)?;
-    let supervised = supervisor::Options {
-        ports: EnginePorts::new(0, 0)?,
-        standbys: options.standbys,
-        spares: 0,
-        replace_after_s: 0,
-        segment_mib: SEGMENT_MIB,
-        passed_on,
-        log_files: true,
-    };
-    let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;
-    let logs = || format!("the nodes' logs are in {}/*.log", layout.root().display());
+    let supervisor = supervise(&layout, options, EnginePorts::new(0, 0)?, passed_on)?;
+    let logs = || logs(&layout);
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE).with_context(logs)?;
     let cluster = supervisor.cluster();
     let wanted = wanted(options);
     let (mut runs, mut started) = (Vec::new(), Vec::new());
-    say(HEADER);
+    say(if wanted.victim == Victim::Storage { storage::HEADER } else { HEADER });
     for number in 0..options.runs {
         let run = failover::run(&mut bench, &cluster, &wanted, number, &mut started)
             .with_context(|| format!("run {}; {}", number + 1, logs()))?;
@@ -75,13 +99,18 @@ fn measure(
     Ok((runs, findings))
 }
 
-const fn wanted(options: &BenchFailover) -> Options {
+/// Appends started per second.
+pub(super) fn rate(options: &BenchFailover) -> u32 {
+    options.rate.unwrap_or(RATE_PER_S)
+}
+
+fn wanted(options: &BenchFailover) -> Options {
     Options {
         runs: options.runs,
-        rate_per_s: options.rate,
+        rate_per_s: rate(options),
         size_bytes: options.size as usize,
         victim: match options.role {
-            VictimName::Sequencer => Victim::Sequencer,
+            VictimName::Sequencer | VictimName::Engine => Victim::Sequencer,
             VictimName::Storage => Victim::Storage,
         },
         death: match options.how {
@@ -96,6 +125,9 @@ const HEADER: &str = "  run   gap ms  end ms  before ms  latency max ms  p99 bef
                       acknowledged  unknown";
 
 fn line(number: u32, run: &Run) -> String {
+    if let Some(phases) = &run.phases {
+        return storage::line(number, run, phases);
+    }
     format!(
         "{number:>5} {:>8.1} {:>7.1} {:>10.1} {:>15.1} {:>14.2} {:>13.2} {:>13} {:>8}",
         run.gap_ms,
@@ -116,8 +148,11 @@ fn show(options: &BenchFailover, runs: &[Run], findings: &Findings) {
         "{} {} times under {} appends/s: gap median {median:.1} ms, worst {worst:.1} ms",
         what(options),
         runs.len(),
-        options.rate
+        rate(options)
     ));
+    if options.role == VictimName::Storage {
+        storage::show(runs);
+    }
     print(&format!(
         "longest latency from the scheduled start: median {latency:.1} ms, worst {latency_worst:.1} ms"
     ));
@@ -131,6 +166,7 @@ fn show(options: &BenchFailover, runs: &[Run], findings: &Findings) {
 
 const fn what(options: &BenchFailover) -> &'static str {
     match (options.role, options.how) {
+        (VictimName::Engine, _) => "engine",
         (VictimName::Sequencer, DeathName::Kill) => "sequencer killed",
         (VictimName::Sequencer, DeathName::Stop) => "sequencer stopped, and later resumed,",
         (VictimName::Storage, DeathName::Kill) => "storage node killed",
@@ -147,9 +183,9 @@ fn as_json(options: &BenchFailover, runs: &[Run], findings: &Findings) -> serde_
     let (p99_after_median_ms, p99_after_worst_ms) =
         median_and_worst(runs.iter().map(|run| run.p99_after_ms));
     let (p99_before_median_ms, _) = median_and_worst(runs.iter().map(|run| run.p99_before_ms));
-    json!({
+    let mut all = json!({
         "what": what(options),
-        "rate_per_s": options.rate,
+        "rate_per_s": rate(options),
         "size_bytes": options.size,
         "standbys": options.standbys,
         "gap_median_ms": gap_median_ms,
@@ -169,5 +205,9 @@ fn as_json(options: &BenchFailover, runs: &[Run], findings: &Findings) -> serde_
         "runs": runs,
         "durability": "flush",
         "transport": "tcp",
-    })
+    });
+    if options.role == VictimName::Storage {
+        all["storage"] = storage::as_json(runs);
+    }
+    all
 }

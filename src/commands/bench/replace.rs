@@ -10,6 +10,7 @@ use halfmoon_storage::{Inspection, StateItem};
 use halfmoon_wire::NodeId;
 use serde_json::json;
 
+use super::failover::rate;
 use super::{BENCH_NODE, READER_NODE, with_directory};
 use crate::cli::{BenchFailover, Durability, PassedOn, SEGMENT_MIB};
 use crate::commands::show::print;
@@ -72,7 +73,7 @@ fn measure(
     let logs = || format!("the nodes' logs are in {}/*.log", layout.root().display());
     let mut bench = LogBench::join(layout.open()?, BENCH_NODE).with_context(logs)?;
     let wanted = ReplaceOptions {
-        rate_per_s: options.rate,
+        rate_per_s: rate(options),
         size_bytes: options.size as usize,
         state_mib: options.state_mib,
     };
@@ -120,7 +121,10 @@ fn show(options: &BenchFailover, measured: &Measured) {
     print(&format!(
         "storage node {} lost its disk under {} appends/s, and {} took its place; {} MiB of state \
          copied",
-        replaced.old, options.rate, replaced.new, options.state_mib
+        replaced.old,
+        rate(options),
+        replaced.new,
+        options.state_mib
     ));
     print(&format!(
         "state: {} values, {} damaged, {values_on_new} on the new member's disk; durability: flush; all \
@@ -148,7 +152,7 @@ fn as_json(options: &BenchFailover, measured: &Measured) -> serde_json::Value {
         replaced.phases.iter().map(|phase| (phase.name.to_owned(), json!(phase))).collect();
     json!({
         "what": "storage node lost its disk, and was replaced",
-        "rate_per_s": options.rate,
+        "rate_per_s": rate(options),
         "size_bytes": options.size,
         "standbys": options.standbys,
         "state_bytes": u64::from(options.state_mib) << 20,
