@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use crate::commands::show::print;
 
-pub(super) const HEADER: &str = "       before ms          node down ms              back ms   p50, by before   longest stall ms  \
-     lane lost\n  run   p50     p99       p50     p99       p50     p99    down    back      down    \
-     back   after ms  acknowledged  unknown";
+pub(super) const HEADER: &str = "       before ms          node down ms              back ms   p50, by \
+     before   longest stall ms  lane lost\n  run   p50     p99       p50     p99       p50     p99    \
+     down    back      down    back   after ms  acknowledged  unknown";
 
 pub(super) fn line(number: u32, run: &Run, phases: &Phases) -> String {
     let noticed = phases.noticed_ms.map_or("never".to_owned(), |ms| format!("{ms:.1}"));
