@@ -155,6 +155,29 @@ pub(crate) struct Machine {
     #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
+
+    /// MiB of memory that the tables of the log may take, in the sequencer and in every engine. When
+    /// they are full, new invocations are refused (429) and those that have begun go on.
+    #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
+        value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
+    pub(crate) log_table_mib: u32,
+}
+
+/// How many MiB the tables of the log may take.
+pub(crate) const LOG_TABLE_MIBS: std::ops::RangeInclusive<i64> = 1..=1_048_576;
+/// The share of a machine's memory that they take unless said otherwise.
+const LOG_TABLE_SHARE: u64 = 16;
+/// What is assumed of a machine that does not tell how much memory it has, in KiB.
+const MEMORY_KIB_ASSUMED: u64 = 4 << 20;
+
+/// That share of this machine's memory.
+pub(crate) fn log_table_mib_usual() -> u32 {
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_kib = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap_or(MEMORY_KIB_ASSUMED);
+    u32::try_from(memory_kib / 1024 / LOG_TABLE_SHARE).unwrap_or(u32::MAX).clamp(1, 1_048_576)
 }
 
 /// How many engines a cluster on one machine may have.
@@ -381,6 +404,11 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
+
+    /// MiB of memory that the tables of the log may take, in the sequencer and in every engine.
+    #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
+        value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
+    pub(crate) log_table_mib: u32,
 
     /// A sequencer that leaves others the time to be in charge before it takes over. One that finds
     /// another in charge stands by in any case.

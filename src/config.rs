@@ -13,11 +13,12 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::{
-    Cli, Command, Durability, ENGINES, REPLACE_AFTER_S, SEGMENT_MIBS, SPARES, STANDBYS,
+    Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, REPLACE_AFTER_S, SEGMENT_MIBS, SPARES,
+    STANDBYS,
 };
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 11] = [
+pub(crate) const SETTINGS: [&str; 12] = [
     "server",
     "data_dir",
     "meta",
@@ -28,6 +29,7 @@ pub(crate) const SETTINGS: [&str; 11] = [
     "port",
     "durability",
     "segment_mib",
+    "log_table_mib",
     "log",
 ];
 
@@ -50,6 +52,8 @@ struct File {
     durability: Option<Durability>,
     #[serde(default, deserialize_with = "segment_mib")]
     segment_mib: Option<u32>,
+    #[serde(default, deserialize_with = "log_table_mib")]
+    log_table_mib: Option<u32>,
     #[serde(default, deserialize_with = "log")]
     log: Option<String>,
 }
@@ -167,6 +171,7 @@ impl File {
             number(self.port.map(u32::from)),
             self.durability.map(|durability| durability.name().to_owned()),
             number(self.segment_mib),
+            number(self.log_table_mib),
             self.log,
         ];
         let named = SETTINGS.into_iter().zip(values);
@@ -192,6 +197,10 @@ fn replace_after_s<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D:
 
 fn segment_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     within(from, SEGMENT_MIBS)
+}
+
+fn log_table_mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within(from, LOG_TABLE_MIBS)
 }
 
 fn within<'de, D: Deserializer<'de>>(
@@ -289,7 +298,8 @@ mod tests {
     fn a_file_may_set_everything_and_its_paths_are_seen_from_it() {
         let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
                    standbys = 2\nspares = 1\nreplace_after_s = 0\nport = 0\n\
-                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog = \"warn\"\n";
+                   durability = \"memory-quorum\"\nsegment_mib = 4\nlog_table_mib = 9\n\
+                   log = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
         assert_eq!(values["data_dir"], "/etc/halfmoon/data");

@@ -31,6 +31,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         listen: options.listen,
         http: options.http,
         segment_mib: options.segment_mib,
+        log_table_mib: options.log_table_mib,
         is_standby: options.standby,
         suspect_ms: options.suspect_ms,
         replace_after_s: options.replace_after_s,
@@ -86,6 +87,7 @@ struct Place {
     listen: SocketAddr,
     http: SocketAddr,
     segment_mib: u32,
+    log_table_mib: u32,
     is_standby: bool,
     suspect_ms: u32,
     replace_after_s: u32,
@@ -97,12 +99,13 @@ fn run_role(
     meta: Arc<dyn MetaStore>,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    let Place { node, data_dir, listen, http, segment_mib, is_standby, suspect_ms, .. } = place;
+    let Place { node, data_dir, listen, http, segment_mib, log_table_mib, .. } = place;
     match role {
         RoleName::Sequencer => {
             let mut config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
-            (config.is_standby, config.suspect_ms) = (is_standby, suspect_ms);
+            (config.is_standby, config.suspect_ms) = (place.is_standby, place.suspect_ms);
             config.replace_after = Duration::from_secs(place.replace_after_s.into());
+            config.places_max = (u64::from(log_table_mib) << 20) / halfmoon_sequencer::PLACE_BYTES;
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -147,7 +150,7 @@ impl InProcess {
         ports: EnginePorts,
     ) -> anyhow::Result<Self> {
         let engines = machine.engines;
-        let segment_mib = machine.segment_mib;
+        let Machine { segment_mib, log_table_mib, .. } = *machine;
         let stop = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut threads = Vec::new();
@@ -164,6 +167,7 @@ impl InProcess {
                 listen: any,
                 http,
                 segment_mib,
+                log_table_mib,
                 is_standby,
                 suspect_ms,
                 replace_after_s: machine.replace_after_s,

@@ -85,6 +85,8 @@ pub(crate) struct Options {
     pub(crate) replace_after_s: u32,
     /// MiB of a segment of a storage node's logs.
     pub(crate) segment_mib: u32,
+    /// MiB of the tables of the log.
+    pub(crate) log_table_mib: u32,
     pub(crate) passed_on: PassedOn,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
@@ -317,6 +319,7 @@ impl Shared {
             .args(["run", "--role", node.kind.name(), "--until-stdin-ends"])
             .args(["--node", &node.id.to_string(), "--http", &node.http.to_string()])
             .args(["--segment-mib", &self.options.segment_mib.to_string()])
+            .args(["--log-table-mib", &self.options.log_table_mib.to_string()])
             .arg("--data-dir")
             .arg(&directory)
             .arg("--meta")

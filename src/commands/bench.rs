@@ -12,7 +12,7 @@ use halfmoon_bench::log::{Floors, IDLE_EVERY, LogBench, Point, floors};
 use halfmoon_wire::NodeId;
 use serde_json::json;
 
-use crate::cli::{Bench, BenchLog, PassedOn, SEGMENT_MIB};
+use crate::cli::{Bench, BenchLog, PassedOn, SEGMENT_MIB, log_table_mib_usual};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{Options, Supervisor};
@@ -100,6 +100,7 @@ fn measure(options: &BenchLog, passed_on: PassedOn, directory: &Path) -> anyhow:
         spares: 0,
         replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

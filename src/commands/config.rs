@@ -26,6 +26,7 @@ pub(crate) fn run(
         json!(options.port),
         json!(options.machine.durability.name()),
         json!(options.machine.segment_mib),
+        json!(options.machine.log_table_mib),
         json!(log),
     ];
     let settings = SETTINGS.into_iter().zip(values);

@@ -13,7 +13,7 @@ use halfmoon_bench::report::{self, Provenance};
 use halfmoon_verify::Report;
 use serde_json::json;
 
-use crate::cli::{Demo, PassedOn, SEGMENT_MIB};
+use crate::cli::{Demo, PassedOn, SEGMENT_MIB, log_table_mib_usual};
 use crate::commands::{show::print, verify};
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         spares: u32::from(arguments.chaos),
         replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

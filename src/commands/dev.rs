@@ -44,6 +44,7 @@ pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode
             spares: options.machine.spares,
             replace_after_s: options.machine.replace_after_s,
             segment_mib: options.machine.segment_mib,
+            log_table_mib: options.machine.log_table_mib,
             passed_on,
             log_files: false,
         };

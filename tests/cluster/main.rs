@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod everyday;
 mod failover;
+mod full_log;
 mod large_values;
 mod members;
 mod metadata;

@@ -48,6 +48,8 @@ pub(crate) struct Core {
     /// The sequencers that are known, for whoever asks.
     pub(crate) sequencers: RefCell<Vec<SequencerLane>>,
     pub(crate) counts: Counts,
+    /// Most places that the window may have, as the sequencer says.
+    pub(crate) places_max: Cell<u64>,
     /// Tasks that have asked the sequencer for the tail.
     pub(crate) tails: Cell<usize>,
     random: Cell<u64>,
@@ -158,6 +160,7 @@ impl Core {
             ended: Cell::new(None),
             sequencers: RefCell::default(),
             counts: Counts::default(),
+            places_max: Cell::new(u64::MAX),
             tails: Cell::new(0),
             random: Cell::new(seed | 1),
         })

@@ -273,6 +273,12 @@ impl Log {
         executor.timeout_at(deadline_ns, fetch).await.unwrap_or(Err(LogError::Unavailable))
     }
 
+    /// Places of records in tags in the window, and the most that the sequencer allows.
+    #[must_use]
+    pub fn places(&self) -> (u64, u64) {
+        (self.0.view.borrow().tags().places(), self.0.places_max.get())
+    }
+
     /// The tag's length as applied: last position in the window + 1.
     #[must_use]
     pub fn tag_len(&self, tag: Tag) -> u64 {
@@ -299,10 +305,10 @@ impl Log {
     pub async fn read_prev(&self, tag: Tag, max: SeqNum) -> Result<Option<SeqNum>, LogError> {
         loop {
             let read = self.0.view.borrow().tags().read_prev(tag, max);
-            match read {
-                Ok(found) => return Ok(found),
-                Err(_) => self.wait_applied(max).await?,
+            if let Ok(found) = read {
+                return Ok(found);
             }
+            self.wait_applied(max).await?;
         }
     }
 
@@ -313,10 +319,10 @@ impl Log {
     pub async fn read_next(&self, tag: Tag, min: SeqNum) -> Result<Option<SeqNum>, LogError> {
         loop {
             let read = self.0.view.borrow().tags().read_next(tag, min);
-            match read {
-                Ok(found) => return Ok(found),
-                Err(_) => self.wait_applied(min).await?,
+            if let Ok(found) = read {
+                return Ok(found);
             }
+            self.wait_applied(min).await?;
         }
     }
 
@@ -476,8 +482,7 @@ impl From<Ended> for LogError {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (epoch, applied) = (self.epoch(), self.applied());
-        f.debug_struct("Log").field("epoch", &epoch).field("applied", &applied).finish()
+        write!(f, "Log(epoch {}, applied {})", self.epoch(), self.applied())
     }
 }
 

@@ -31,6 +31,7 @@ pub struct TagError {
 #[derive(Debug, Default)]
 pub struct TagIndex {
     tags: FxHashMap<Tag, Entries>,
+    places: u64,
     applied: SeqNum,
 }
 
@@ -131,6 +132,12 @@ impl TagIndex {
         self.tags.len()
     }
 
+    /// How many places of records in tags there are.
+    #[must_use]
+    pub const fn places(&self) -> u64 {
+        self.places
+    }
+
     fn wait_for(&self, bound: SeqNum) -> Result<(), NotYet> {
         if bound <= self.applied { Ok(()) } else { Err(NotYet { applied: self.applied }) }
     }
@@ -139,6 +146,7 @@ impl TagIndex {
         let (tag, found) = (tag_pos.tag(), tag_pos.position());
         let Some(entries) = self.tags.get_mut(&tag) else {
             self.tags.insert(tag, Entries { first: found, seqs: Seqs::One(seq) });
+            self.places += 1;
             return Ok(());
         };
         let expected = entries.len();
@@ -149,6 +157,7 @@ impl TagIndex {
             return Err(TagError { seq, tag, expected, found });
         }
         entries.seqs.push(seq);
+        self.places += 1;
         Ok(())
     }
 }
@@ -173,6 +182,7 @@ mod tests {
                 index.apply(seq, tags.into_iter()).unwrap();
             }
             let applied = log.len() as u64;
+            prop_assert_eq!(index.places(), log.iter().map(|tags| tags.len() as u64).sum::<u64>());
             let of = |tag: u64| -> Vec<u64> {
                 (1..=applied).filter(|seq| log[*seq as usize - 1].contains(&tag)).collect()
             };
@@ -215,6 +225,7 @@ mod tests {
         let mut index = TagIndex::default();
         let twice = [TagPos::new(Tag(1), 0), TagPos::new(Tag(1), 0)];
         index.apply(SeqNum(1), twice.into_iter()).unwrap();
+        assert_eq!(index.places(), 1);
         assert_eq!(index.seqs(Tag(1)), [SeqNum(1)]);
     }
 }

@@ -28,6 +28,8 @@ use crate::workers::{AcquireError, Workers};
 
 /// Roots that one engine may have under way; further requests are refused.
 pub(crate) const ROOTS_MAX: usize = 8 * 1024;
+/// The share of the log's places, one in so many, that is left to roots which have begun.
+const LOG_RESERVE: u64 = 8;
 /// Parked roots beyond which an engine refuses further requests: each holds a task.
 pub(crate) const PARKED_MAX: usize = 32 * 1024;
 /// Ended roots that are remembered for whoever asks how they ended.
@@ -372,6 +374,13 @@ impl Hot {
 
     /// Why there is no room for another root, if there is none.
     pub(crate) fn is_full(&self) -> Option<String> {
+        let (places, most) = self.log.places();
+        // The rest is for those that have begun: they have to end.
+        if places >= most - most / LOG_RESERVE {
+            return Some(format!(
+                "the log is full: {places} of {most} places are taken; only what has begun goes on"
+            ));
+        }
         let (all, resting) = (self.roots.borrow().len(), self.resting.get());
         if all.saturating_sub(resting) >= ROOTS_MAX {
             return Some(format!("{ROOTS_MAX} invocations are under way here"));

@@ -71,6 +71,8 @@ counters! {
     workers_died_total: "counter" "Worker processes that ended by themselves or by others.";
     queue_waiting: "gauge" "Invocations that wait for a worker.";
     applied_seqnum: "gauge" "The log is applied up to here.";
+    log_places: "gauge" "Places of records in tags in the log's window.";
+    log_places_max: "gauge" "Most such places: above it nothing is ordered until the log is trimmed.";
 }
 
 /// Upper bounds of the latency buckets, in µs.

@@ -293,6 +293,9 @@ impl Node {
         let unfinished = self.hot.roots.borrow().len() as u64;
         metrics.roots_unfinished.store(unfinished, Ordering::Relaxed);
         metrics.applied_seqnum.store(self.hot.log.applied().0, Ordering::Relaxed);
+        let (places, most) = self.hot.log.places();
+        metrics.log_places.store(places, Ordering::Relaxed);
+        metrics.log_places_max.store(most, Ordering::Relaxed);
     }
 
     /// Tells where the gateway is, once. Blocks for a moment, before the first request.

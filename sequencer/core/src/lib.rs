@@ -39,4 +39,4 @@ pub use tails::{Tails, TailsFull};
 pub use window::{Span, Window};
 
 pub use sent::SENT_CHUNKS_MAX;
-pub use tags::{CONFLICT_REACH_MAX, LINKS_MAX, TAGS_LIVE_MAX};
+pub use tags::{CONFLICT_REACH_MAX, PLACE_BYTES, PLACES_MAX_DEFAULT};

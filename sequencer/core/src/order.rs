@@ -112,6 +112,11 @@ impl Order {
         }
     }
 
+    /// From now on there may be so many places of records in tags in the window.
+    pub const fn limit_places(&mut self, places_max: u64) {
+        self.tags.limit(places_max);
+    }
+
     /// The epoch that it orders for.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

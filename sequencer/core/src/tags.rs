@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use halfmoon_wire::{SeqNum, Tag};
 use rustc_hash::FxHashMap;
 
-/// Most tags in the untrimmed window. Beyond it appends with new tags are `Overloaded`.
-pub const TAGS_LIVE_MAX: usize = 1 << 26;
+/// Most places of records in tags in the untrimmed window, when nothing else is configured.
+pub const PLACES_MAX_DEFAULT: u64 = 1 << 26;
 
-/// Most places of records in tags in the untrimmed window (16 bytes each). Beyond it appends with
-/// tags are `Overloaded`.
-pub const LINKS_MAX: usize = 1 << 28;
+/// Bytes of memory that one place may take, here or in an engine's index: most tags have one record,
+/// and a table is at worst half empty.
+pub const PLACE_BYTES: u64 = 96;
 
 /// How far behind a tag's length a loser may be and still be told which record stands in its way.
 /// It bounds the walk that one append can cause.
@@ -58,12 +58,17 @@ pub(crate) struct Tags {
     /// Index of the first link kept.
     first_link: u64,
     next_link: u64,
+    /// Beyond so many places appends with tags are `Overloaded`. What was replayed is taken in
+    /// whatever it is: it is in the log.
+    places_max: u64,
 }
 
 impl Tags {
     pub(crate) fn new() -> Self {
         let shards = (0..SHARDS).map(|_| FxHashMap::default()).collect();
-        Self { shards, len: 0, links: VecDeque::new(), first_link: 0, next_link: 0 }
+        let places_max = PLACES_MAX_DEFAULT;
+        let links = VecDeque::new();
+        Self { shards, len: 0, links, first_link: 0, next_link: 0, places_max }
     }
 
     /// Live tags, and places of records in them.
@@ -75,10 +80,14 @@ impl Tags {
         self.shards[shard(tag)].get(&tag.0).copied()
     }
 
+    pub(crate) const fn limit(&mut self, places_max: u64) {
+        self.places_max = places_max;
+    }
+
     /// Whether so many more records can join.
     pub(crate) fn has_room(&self, joins: usize) -> bool {
-        self.len + joins <= TAGS_LIVE_MAX
-            && self.next_link - self.first_link + joins as u64 <= LINKS_MAX as u64
+        let places = self.next_link - self.first_link;
+        joins == 0 || places.saturating_add(joins as u64) <= self.places_max
     }
 
     /// Gives the record the next position in the tag. A record that names a tag twice has one place.

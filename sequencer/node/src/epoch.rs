@@ -4,7 +4,7 @@ use halfmoon_order::{Commit, Leases, Order, Recovered, Tails, UnknownEngine, Ver
 use halfmoon_transport::LaneId;
 use halfmoon_wire::{AppendView, EpochStart, Incarnation, Message, NodeId, Refusal, SeqNum};
 
-use crate::host::Now;
+use crate::host::{Now, Options};
 use crate::metrics::Snapshot;
 
 #[derive(Debug)]
@@ -17,18 +17,26 @@ pub(crate) struct OpenEpoch {
     history: Vec<EpochStart>,
     members: Vec<NodeId>,
     lease_ms: u32,
+    places_max: u64,
 }
 
 impl OpenEpoch {
-    pub(crate) fn new(recovered: Recovered, members: Vec<NodeId>, lease_ms: u32, now: Now) -> Self {
-        let Recovered { order, window, history, opening, .. } = recovered;
+    pub(crate) fn new(
+        recovered: Recovered,
+        members: Vec<NodeId>,
+        options: &Options,
+        now: Now,
+    ) -> Self {
+        let Recovered { mut order, window, history, opening, .. } = recovered;
+        let Options { lease_ms, places_max, .. } = *options;
+        order.limit_places(places_max);
         let mut leases = Leases::new(u64::from(lease_ms) * 1_000_000, now.mono_ns);
         for (engine, incarnation) in order.lives() {
             leases.expect(engine, incarnation, opening);
         }
         let commit = Commit::new(opening, &members);
         let tails = Tails::new(&members);
-        Self { order, window, leases, tails, commit, history, members, lease_ms }
+        Self { order, window, leases, tails, commit, history, members, lease_ms, places_max }
     }
 
     /// An engine is here. It gets a lease, unless the log has taken its incarnation out: whoever has
@@ -50,6 +58,7 @@ impl OpenEpoch {
             tail: self.order.tail(),
             members: self.members.clone(),
             lease_ms: self.lease_ms,
+            places_max: self.places_max,
         }
     }
 

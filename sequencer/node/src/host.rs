@@ -17,6 +17,8 @@ pub struct Options {
     pub lease_ms: u32,
     /// Bytes of recent stream kept for followers.
     pub window_bytes: usize,
+    /// Most places of records in tags in the log's window.
+    pub places_max: u64,
     /// How long the sequencer that is watched may be silent before this one takes over, in ms.
     pub suspect_ms: u32,
 }

@@ -23,6 +23,7 @@ mod run;
 mod standby;
 mod trio;
 
+pub use halfmoon_order::{PLACE_BYTES, PLACES_MAX_DEFAULT};
 pub use host::{Now, Options, Reign, Request, RoleError, Scene, Status, Turn, Watch};
 pub use metrics::{Metrics, Snapshot};
 pub use role::Role;

@@ -371,7 +371,7 @@ impl Core {
             source = recovered.source.0,
             "epoch open"
         );
-        let mut open = OpenEpoch::new(recovered, members, self.options.lease_ms, now);
+        let mut open = OpenEpoch::new(recovered, members, &self.options, now);
         let welcome = open.welcome();
         for lane in self.peers.lanes().to_vec() {
             let Some(peer) = self.peers.find_mut(lane) else { continue };

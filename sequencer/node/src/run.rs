@@ -47,6 +47,9 @@ pub struct Config {
     pub lease_ms: u32,
     /// Bytes of recent stream kept for followers.
     pub window_bytes: usize,
+    /// Most places of records in tags in the log's window; above it, appends are refused until the log
+    /// is trimmed.
+    pub places_max: u64,
     /// How long the sequencer in charge may be silent before this one takes over, in ms.
     pub suspect_ms: u32,
     /// How long a storage node may be gone before the sequencer in charge has a spare take its place;
@@ -95,6 +98,7 @@ impl Config {
             advertise: None,
             lease_ms: LEASE_MS_DEFAULT,
             window_bytes: halfmoon_order::window::WINDOW_BYTES_DEFAULT,
+            places_max: crate::PLACES_MAX_DEFAULT,
             suspect_ms: SUSPECT_MS_DEFAULT,
             replace_after: Duration::from_secs(REPLACE_AFTER_S_DEFAULT.into()),
             is_standby: false,
@@ -121,6 +125,7 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
         is_patient: config.is_standby || nodes::list(&*config.meta)?.iter().any(is_other),
         lease_ms: config.lease_ms,
         window_bytes: config.window_bytes,
+        places_max: config.places_max,
         suspect_ms: config.suspect_ms,
     };
     let mut role = Role::new(Tcp::new(reactor.clone()), options);

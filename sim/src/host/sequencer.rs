@@ -138,6 +138,7 @@ impl SequencerHost {
             is_patient: nodes::list(&env.meta).ok()?.iter().any(is_other),
             lease_ms: self.lease_ms,
             window_bytes: WINDOW_BYTES,
+            places_max: halfmoon_sequencer::PLACES_MAX_DEFAULT,
             suspect_ms: self.suspect_ms,
         };
         let mut role = Role::new(env.transport(self.machine, self.host), options);

@@ -14,7 +14,9 @@ use halfmoon_bench::log::LogBench;
 use serde_json::json;
 
 use super::{BENCH_NODE, READER_NODE, with_directory};
-use crate::cli::{BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName};
+use crate::cli::{
+    BenchFailover, DeathName, Durability, PassedOn, SEGMENT_MIB, VictimName, log_table_mib_usual,
+};
 use crate::commands::show::print;
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -62,6 +64,7 @@ fn supervise(
         spares: 0,
         replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

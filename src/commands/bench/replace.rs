@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::failover::rate;
 use super::{BENCH_NODE, READER_NODE, with_directory};
-use crate::cli::{BenchFailover, Durability, PassedOn, SEGMENT_MIB};
+use crate::cli::{BenchFailover, Durability, PassedOn, SEGMENT_MIB, log_table_mib_usual};
 use crate::commands::show::print;
 use crate::commands::verify as disks;
 use crate::layout::{EnginePorts, Layout};
@@ -66,6 +66,7 @@ fn measure(
         spares: 1,
         replace_after_s: 0,
         segment_mib: SEGMENT_MIB,
+        log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
     };

@@ -332,6 +332,7 @@ impl Sequencer {
             tail: SeqNum(self.end),
             members: self.members.clone(),
             lease_ms: 1000,
+            places_max: 1 << 20,
         });
     }
 

@@ -130,6 +130,9 @@ pub enum Message<'a> {
         members: Vec<NodeId>,
         /// How long an engine's lease lasts from a `Report` on, in ms.
         lease_ms: u32,
+        /// Most places of records in tags in the log's window: above it nothing is ordered until the
+        /// log is trimmed.
+        places_max: u64,
     },
     /// Records back to back.
     Stream {
@@ -371,11 +374,11 @@ impl<'a> Message<'a> {
                 out.u8(30);
             }
             Self::Status(status) => status.encode(out.u8(31)),
-            Self::Welcome { epoch, history, window_start, tail, members, lease_ms } => {
+            Self::Welcome { epoch, history, window_start, tail, members, lease_ms, places_max } => {
                 put_history(out.u8(6).epoch(*epoch), history);
                 out.seq(*window_start).seq(*tail);
                 put_members(&mut out, members);
-                out.u32(*lease_ms);
+                out.u32(*lease_ms).u64(*places_max);
             }
             Self::Stream { epoch, first, records } => {
                 out.u8(7).epoch(*epoch).seq(*first).raw(records);
@@ -457,6 +460,7 @@ impl<'a> Message<'a> {
                     (0..count).map(|_| reader.node()).collect::<Result<_, _>>()?
                 },
                 lease_ms: reader.u32()?,
+                places_max: reader.u64()?,
             },
             7 => Self::Stream {
                 epoch: reader.epoch()?,

@@ -107,6 +107,7 @@ fn samples() -> Vec<Message<'static>> {
             tail: SeqNum(12),
             members: vec![NodeId(1), NodeId(2)],
             lease_ms: 1000,
+            places_max: 1 << 20,
         },
         Message::Stream { epoch: Epoch(2), first: SeqNum(5), records: b"12345678" },
         Message::Seal { epoch: Epoch(4) },

@@ -71,6 +71,8 @@ pub struct SharedLog {
     pub safe_point: u64,
     /// The members, when they are not the first ones any more.
     pub members: Option<[NodeId; 3]>,
+    /// Most places in the window, when that is not beyond any number.
+    pub places_max: Option<u64>,
 }
 
 impl SharedLog {
@@ -304,6 +306,7 @@ impl Sequencer {
             tail: SeqNum(log.recs.len() as u64),
             members: log.members.unwrap_or(MEMBERS).to_vec(),
             lease_ms: 300,
+            places_max: log.places_max.unwrap_or(u64::MAX),
         };
         self.endpoint.send(lane, &[&message.to_bytes()]).unwrap();
     }

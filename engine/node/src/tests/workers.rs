@@ -97,6 +97,30 @@ fn parked_roots_take_no_room_from_others_until_there_are_very_many() {
 }
 
 #[test]
+fn when_the_log_is_nearly_full_what_has_begun_ends_and_nothing_else_begins() {
+    let gate = Gate::default();
+    let at_gate = gate.clone();
+    let mut engine = Engine::new(App::new().table("t").function("f", move |ctx, _| {
+        at_gate.pass();
+        ctx.write("t", "k", b"v")?;
+        Ok(b"out".to_vec())
+    }));
+    let began = engine.invoke(keyed("f", "first", b""));
+    engine.until("the root at the gate", |_| gate.arrived() == 1);
+    engine.world.kill_sequencer();
+    let (places, _) = engine.hot.log.places();
+    engine.world.log.borrow_mut().places_max = Some(places);
+    engine.world.start_sequencer();
+    engine.until("the limit", |engine| engine.hot.log.places().1 == places);
+    let answer = engine.invoke(keyed("f", "second", b""));
+    let Invoked::Overloaded(why) = engine.answer(answer) else { panic!() };
+    assert!(why.contains("the log is full"), "{why}");
+    gate.open();
+    assert_eq!(returned(&engine.answer(began)), Some(&b"out"[..]));
+    assert!(engine.hot.log.places().0 > places, "it took of what is left for it");
+}
+
+#[test]
 fn a_long_error_is_not_kept_in_memory() {
     let engine = Engine::new(hanging(&Gate::default()));
     for (length, kept) in [(1024, true), (1024 * 1024, false)] {

@@ -230,6 +230,25 @@ fn a_full_window_refuses_and_takes_the_append_later() {
 }
 
 #[test]
+fn beyond_the_limit_of_places_only_what_has_no_tag_is_ordered() {
+    let mut machine = Machine::rebuilt(1, &[]);
+    machine.order.limit_places(3);
+    assert!(matches!(machine.append(&request(1, &[], &[5, 6])), Verdict::Ordered(_)));
+    let two = machine.append(&request(2, &[], &[5, 7]));
+    assert_eq!(two, Verdict::Refused(Refusal::Overloaded), "it does not fit whole");
+    assert!(matches!(machine.append(&request(3, &[], &[5])), Verdict::Ordered(_)));
+    let one = machine.append(&request(4, &[], &[5]));
+    assert_eq!(one, Verdict::Refused(Refusal::Overloaded));
+    assert_eq!(machine.append(&request(3, &[], &[5])), Verdict::Duplicate, "known as before");
+    assert!(matches!(machine.append(&request(4, &[], &[])), Verdict::Ordered(_)));
+    let log = machine.log(SeqNum(1));
+    let mut again = Machine::rebuilt(2, &log);
+    again.order.limit_places(3);
+    let two = again.append(&request(2, &[], &[5, 7]));
+    assert_eq!(two, Verdict::Refused(Refusal::Overloaded), "what is in the log counts");
+}
+
+#[test]
 fn a_damaged_log_is_not_replayed() {
     let mut machine = Machine::rebuilt(4, &[]);
     machine.append(&request(1, &[], &[5]));

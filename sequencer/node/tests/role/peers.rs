@@ -1,7 +1,7 @@
 //! What surrounds the role: storage nodes, and nodes that dial it.
 
 use halfmoon_reactor::SharedReactor;
-use halfmoon_sequencer::{Options, Role};
+use halfmoon_sequencer::{Options, PLACES_MAX_DEFAULT, Role};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, Event, LaneId};
 use halfmoon_wire::{
@@ -239,6 +239,7 @@ pub fn idle(reactor: &SharedReactor, node: NodeId, window_bytes: usize) -> (Role
         is_patient: true,
         lease_ms: LEASE_MS,
         window_bytes,
+        places_max: PLACES_MAX_DEFAULT,
         suspect_ms: SUSPECT_MS,
     };
     let mut role = Role::new(Tcp::new(reactor.clone()), options);

@@ -52,6 +52,7 @@ struct Log<'a> {
     window_start: SeqNum,
     members: &'a [NodeId],
     lease_ms: u32,
+    places_max: u64,
 }
 
 impl<D: Directory> Session<D> {
@@ -87,9 +88,18 @@ impl<D: Directory> Session<D> {
                 self.core.answered(Peer::Sequencer, token, Reply::Tail(seq));
                 Ok(())
             }
-            Message::Welcome { epoch, history, window_start, members, lease_ms, .. } => {
+            Message::Welcome {
+                epoch,
+                history,
+                window_start,
+                members,
+                lease_ms,
+                places_max,
+                ..
+            } => {
                 let (history, members) = (&history[..], &members[..]);
-                self.welcomed(lane, &Log { epoch, history, window_start, members, lease_ms })
+                let log = Log { epoch, history, window_start, members, lease_ms, places_max };
+                self.welcomed(lane, &log)
             }
             _ => Err(Fault::Unexpected("by a sequencer")),
         }
@@ -121,6 +131,7 @@ impl<D: Directory> Session<D> {
             }
         }
         self.put_in_charge(lane);
+        core.places_max.set(log.places_max);
         core.open(Peer::Sequencer);
         let report_every_ns = u64::from(log.lease_ms) * 1_000_000 / REPORTS_PER_LEASE;
         let next_report_ns = core.executor.now_ns();
