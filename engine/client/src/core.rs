@@ -265,6 +265,12 @@ impl Core {
         .await;
     }
 
+    /// The same, or some time later: what there was no room for does not always tell of room.
+    pub(crate) async fn changed_or(&self, version: u64, backoff: &mut Backoff) {
+        let until_ns = self.executor.now_ns().saturating_add(backoff.next_ns(self));
+        self.executor.timeout_at(until_ns, self.changed(version)).await.ok();
+    }
+
     /// Whether something waits for the sequencer.
     pub(crate) fn waits(&self) -> bool {
         self.tails.get() > 0 || self.submissions.borrow().unanswered() > 0

@@ -213,7 +213,7 @@ impl Log {
     /// # Errors
     /// When the client ends before a sequencer has answered.
     pub async fn tail(&self) -> Result<SeqNum, LogError> {
-        let _asks = self.0.asks_tail();
+        let (_asks, mut backoff) = (self.0.asks_tail(), Backoff::new());
         loop {
             if let Some(ended) = self.0.ended.get() {
                 return Err(ended.into());
@@ -228,7 +228,7 @@ impl Log {
                         return Ok(seq);
                     }
                 }
-                None => self.0.changed(version).await,
+                None => self.0.changed_or(version, &mut backoff).await,
             }
         }
     }

@@ -373,10 +373,11 @@ impl Hot {
     }
 
     /// Why there is no room for another root, if there is none.
-    pub(crate) fn is_full(&self) -> Option<String> {
+    pub(crate) fn is_full(&self, id: InstanceId) -> Option<String> {
         let (places, most) = self.log.places();
-        // The rest is for those that have begun: they have to end.
-        if places >= most - most / LOG_RESERVE {
+        // The rest is for those that have begun, here or elsewhere: they have to end, and be known.
+        let has_begun = || self.log.tag_len(tag::step(id)) > 0;
+        if places >= most - most / LOG_RESERVE && !has_begun() {
             return Some(format!(
                 "the log is full: {places} of {most} places are taken; only what has begun goes on"
             ));

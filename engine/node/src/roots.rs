@@ -200,7 +200,7 @@ pub(crate) fn invoke(hot: &Rc<Hot>, invoke: Invoke, reply: oneshot::Sender<Invok
         let why = "the engine has not seen the end of the log yet";
         Some(Invoked::Unavailable(why.to_owned()))
     } else {
-        hot.is_full().map(Invoked::Overloaded)
+        hot.is_full(invoke.id).map(Invoked::Overloaded)
     };
     if let Some(refusal) = refusal {
         reply.send(refusal).ok();

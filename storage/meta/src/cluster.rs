@@ -146,7 +146,7 @@ impl ClusterInfo {
     /// Whether this member has all of the state: it was there from the start, or has copied it.
     #[must_use]
     pub fn has_state(&self, node: NodeId) -> bool {
-        !self.copying.contains(&node.0)
+        self.members.nodes.contains(&node.0) && !self.copying.contains(&node.0)
     }
 
     /// Whether the node has a part in the log: as a member, or as one of before whom a recovery
@@ -331,9 +331,12 @@ fn changed_to(
         return Err(ClusterError::TooManyPending { pending });
     }
     let before = &info.members;
+    if nodes.len() != before.nodes.len() {
+        return Err(ClusterError::SizeChanged { from: before.nodes.len(), to: nodes.len() });
+    }
     let is_kept = |id: &&u32| nodes.contains(id) && !info.copying.contains(id);
     let kept = before.nodes.iter().filter(is_kept).count();
-    let needed = blocking(before.nodes.len()).max(blocking(nodes.len()));
+    let needed = blocking(nodes.len());
     if kept < needed {
         return Err(ClusterError::StateLost { kept, needed });
     }

@@ -121,6 +121,14 @@ pub enum ClusterError {
         /// How many there may be.
         max: usize,
     },
+    /// The quorums of two sets of different sizes need not meet where the state is.
+    #[error("{to} members given: this cluster was founded with {from}, and keeps that number")]
+    SizeChanged {
+        /// How many there are.
+        from: usize,
+        /// How many were given.
+        to: usize,
+    },
     /// Too many changes of members wait for a sequencer that opens with them.
     #[error("{pending} changes of members are not in effect yet; start a sequencer first")]
     TooManyPending {

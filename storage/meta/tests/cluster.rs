@@ -156,8 +156,10 @@ fn so_many_stay_that_nothing_acknowledged_is_lost_with_those_who_go() {
     // What A and D, or B and D, have acknowledged is not on D as long as D copies.
     assert!(lost(&[A, D, E]) && lost(&[B, D, E]));
     assert!(!cluster::read(&store).unwrap().has_state(D));
-    // The one that copies may be given up.
+    // The one that copies may be given up. It has copied nothing by that.
     cluster::propose_members(&store, &[A, B, E]).unwrap();
+    let info = cluster::read(&store).unwrap();
+    assert!(info.has_part(D) && !info.has_state(D));
     assert!(lost(&[A, E, NodeId(16)]));
     cluster::mark_copied(&store, D).unwrap();
     assert!(lost(&[A, E, NodeId(16)]), "it is no member any more");
@@ -166,6 +168,15 @@ fn so_many_stay_that_nothing_acknowledged_is_lost_with_those_who_go() {
     let info = cluster::read(&store).unwrap();
     assert!(info.has_state(E) && !info.has_state(NodeId(16)));
     assert!(info.has_part(C) && !info.has_part(NodeId(17)));
+}
+
+#[test]
+fn the_number_of_members_stays_what_it_was() {
+    let (_directory, store) = founded();
+    for members in [&[A, B][..], &[A, B, C, D]] {
+        let refused = cluster::propose_members(&store, members);
+        assert!(matches!(refused, Err(ClusterError::SizeChanged { from: 3, .. })), "{refused:?}");
+    }
 }
 
 #[test]

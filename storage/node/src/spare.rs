@@ -50,6 +50,11 @@ pub(crate) fn wait(config: &Config, stop: &AtomicBool) -> Result<bool, NodeError
         look_at = Instant::now() + LOOK_EVERY;
         match cluster::read(meta) {
             Ok(info) if info.has_part(node) => {
+                // Another process may bear the same number, and have been faster.
+                if disks::find(meta, node)?.is_some() {
+                    nodes::withdraw(meta, &waiting.entry)?;
+                    return Err(NodeError::NoMember { node });
+                }
                 tracing::info!(%node, "no spare any more: a member");
                 return Ok(true);
             }

@@ -252,7 +252,7 @@ impl State {
                         }
                     }
                 }
-                Sent::NotNow => self.0.changed(version).await,
+                Sent::NotNow => self.0.changed_or(version, &mut backoff).await,
             }
         }
     }

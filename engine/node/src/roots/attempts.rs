@@ -166,8 +166,8 @@ async fn prepare(hot: &Rc<Hot>, root: &Root) -> Result<Option<Request<Value>>, I
     if linearizable || invoke.cursor > hot.log.applied() {
         fresh::renew(hot).await.map_err(unavailable)?;
     }
-    // However long that took: an engine that is cut off must not start roots on what it knew before.
-    while !hot.lease.is_fresh(hot.executor.now_ns()) {
+    // What is asked for from here on shows all that was committed before the request came.
+    if !hot.lease.is_fresh(hot.executor.now_ns()) {
         fresh::renew(hot).await.map_err(unavailable)?;
     }
     // Whoever was given a cursor was given one that is in the log.

@@ -117,6 +117,9 @@ fn when_the_log_is_nearly_full_what_has_begun_ends_and_nothing_else_begins() {
     assert!(why.contains("the log is full"), "{why}");
     gate.open();
     assert_eq!(returned(&engine.answer(began)), Some(&b"out"[..]));
+    engine.until("its end", |engine| engine.hot.roots.borrow().is_empty());
+    let again = engine.invoke(keyed("f", "first", b""));
+    assert_eq!(returned(&engine.answer(again)), Some(&b"out"[..]), "the log knows how it ended");
     assert!(engine.hot.log.places().0 > places, "it took of what is left for it");
 }
 

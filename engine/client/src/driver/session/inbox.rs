@@ -130,6 +130,8 @@ impl<D: Directory> Session<D> {
                 return Ok(());
             }
         }
+        // Before anything that can fail: whoever asks in this epoch has to ask its members.
+        self.set_members(log.members);
         self.put_in_charge(lane);
         core.places_max.set(log.places_max);
         core.open(Peer::Sequencer);
@@ -139,7 +141,6 @@ impl<D: Directory> Session<D> {
         self.visit.set(self.visit.get() + 1);
         let task = catch_up(core.clone(), self.visit.clone(), log.window_start);
         core.executor.spawn(task).map_err(|_| Fault::Busy)?;
-        self.set_members(log.members);
         Ok(())
     }
 
