@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Gateways, Joining, Part};
 use crate::http::Call;
+use crate::takeover::Watch;
 
 /// How many of what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,7 +129,8 @@ impl Faults {
     }
 }
 
-/// Carries out the plan against the functions of `namespace`; `told` hears of each fault.
+/// Carries out the plan against the functions of `namespace`; `told` hears of each fault, and `watch`
+/// of each engine that dies.
 ///
 /// # Errors
 /// When a storage node could not be replaced.
@@ -137,6 +139,7 @@ pub async fn carry_out(
     gateways: Arc<Gateways>,
     namespace: String,
     told: impl Fn(&Faults) + Send,
+    watch: &mut Watch,
 ) -> anyhow::Result<Faults> {
     let cluster = Arc::clone(gateways.cluster());
     let mut done = Faults::default();
@@ -156,6 +159,7 @@ pub async fn carry_out(
             (Part::Sequencer, &mut kills.sequencers, plan.kills.sequencers, SEQUENCERS_BEFORE),
         ] {
             if due(step + ahead, steps, wanted, *made) {
+                watch.dies(part).await;
                 *made += u32::from(kill(&*cluster, part));
             }
         }
@@ -165,6 +169,7 @@ pub async fn carry_out(
             (Part::Sequencer, &mut stops.sequencers, plan.stops.sequencers, SEQUENCER_STOP),
         ] {
             if due(step + STOPS_BEFORE, steps, wanted, *made) {
+                watch.dies(part).await;
                 *made += u32::from(stop(&cluster, part, lasting).await);
             }
         }

@@ -19,6 +19,7 @@ use crate::chaos::{Faults, Plan, carry_out};
 use crate::cluster::Gateways;
 use crate::http::{Call, Reply};
 use crate::load::{Measured, Schedule, open_loop};
+use crate::takeover::Watch;
 use crate::travel::{self, FLIGHTS, HOTELS, Request};
 
 /// A protocol as the demo runs it: one namespace each.
@@ -69,6 +70,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// What happened to the cluster.
     pub faults: Faults,
+    /// For each engine that died with unfinished roots: until all of them had ended, in ms.
+    pub takeovers_ms: Vec<f64>,
     /// What the audit found.
     pub findings: Findings,
     /// What clients were told of reservations: those of the mix count in the audit, too.
@@ -170,6 +173,7 @@ impl Outcome {
             appends: 0,
             acknowledged: 0,
             faults: Faults::default(),
+            takeovers_ms: Vec::new(),
             findings: Findings::default(),
             told: ToldSoFar::default(),
         }
@@ -329,7 +333,9 @@ async fn chaos(
         say(format!("kills under {name:<14} {faults}; {done} reservations answered"));
     };
     let name = protocol.name().to_owned();
-    let faults = carry_out(options.faults, Arc::clone(gateways), name, progress).await;
+    let mut watch = Watch::new(Arc::clone(gateways));
+    let faults = carry_out(options.faults, Arc::clone(gateways), name, progress, &mut watch).await;
+    outcome.takeovers_ms = watch.ended_ms().await;
     killing.store(false, Ordering::Release);
     while clients.join_next().await.is_some() {}
     outcome.faults = faults?;
@@ -339,6 +345,11 @@ async fn chaos(
         told.values().filter(|told| matches!(told, Told::Reserved(_))).count() as u64;
     let snapshot = settled_snapshot(gateways, protocol, &told).await?;
     outcome.findings = audit(&told, &snapshot);
+    if !outcome.takeovers_ms.is_empty() {
+        let all: Vec<String> =
+            outcome.takeovers_ms.iter().map(|ms| format!("{ms:.0} ms")).collect();
+        say(format!("what ran on an engine that died had ended after {}", all.join(", ")));
+    }
     say(format!(
         "audit of {:<14} {} acknowledged, {} effects, lost {}, doubled {}, contradicted {}",
         protocol.name(),

@@ -81,6 +81,7 @@ pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
                 "effects": outcome.findings.effects,
                 "kills": outcome.faults.killed(),
                 "kills_by_role": kills_by_role(outcome),
+                "takeovers_ms": outcome.takeovers_ms,
                 "stops": outcome.faults.stops.total(),
                 "stops_by_role": outcome.faults.stops,
                 "replaced_storage_nodes": outcome.faults.replaced,

@@ -1,17 +1,19 @@
 //! How long it takes until all that ran on a dead engine has ended on another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
 use serde::Deserialize;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cluster::Gateways;
+use crate::cluster::{Gateways, Part};
 use crate::http::Call;
 
 /// Pause between two looks at the engines: the error of what is measured.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// How long one engine may take to say how it is.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -71,6 +73,49 @@ pub async fn until_taken_over(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     None
+}
+
+/// Watches over the roots of engines that die, while other things happen.
+pub struct Watch {
+    gateways: Arc<Gateways>,
+    watched: JoinSet<Option<(u64, Duration)>>,
+}
+
+/// How long a take-over is watched.
+const WATCHED_FOR: Duration = Duration::from_secs(30);
+
+impl Watch {
+    /// Nobody has died yet.
+    #[must_use]
+    pub fn new(gateways: Arc<Gateways>) -> Self {
+        Self { gateways, watched: JoinSet::new() }
+    }
+
+    /// A part is about to be killed, or to be stopped for long. Only engines are watched.
+    pub async fn dies(&mut self, part: Part) {
+        let Part::Engine(engine) = part else { return };
+        let Some((life, _)) = life(&self.gateways, engine).await else { return };
+        let (gateways, died) = (Arc::clone(&self.gateways), Instant::now());
+        self.watched.spawn(async move {
+            let over = until_taken_over(&gateways, life, WATCHED_FOR).await?;
+            Some((over.roots, died.elapsed()))
+        });
+    }
+
+    /// For each that had unfinished roots: how long it took from its death until all of them had
+    /// ended, in ms.
+    pub async fn ended_ms(mut self) -> Vec<f64> {
+        let mut ended = Vec::new();
+        while let Some(watched) = self.watched.join_next().await {
+            match watched {
+                Ok(Some((roots, took))) if roots > 0 => ended.push(took.as_secs_f64() * 1e3),
+                Ok(Some(_)) => {}
+                Ok(None) => tracing::warn!("no engine tells that it has ended a dead one's roots"),
+                Err(error) => tracing::warn!(%error, "a take-over was not watched"),
+            }
+        }
+        ended
+    }
 }
 
 async fn status(gateways: &Gateways, engine: usize) -> Option<Status> {

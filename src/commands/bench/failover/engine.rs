@@ -105,7 +105,7 @@ fn show(options: &BenchFailover, outcome: &EngineOutcome) {
         rate(options)
     ));
     print(&format!(
-        "until the last of its roots had ended elsewhere: median {median:.1} ms, worst {worst:.1} ms"
+        "until the last of its roots had ended: median {median:.1} ms, worst {worst:.1} ms"
     ));
     print(&format!(
         "of that until the engine was out of the log: median {evicted:.1} ms, worst \
