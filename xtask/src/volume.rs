@@ -18,6 +18,8 @@ const VOLUME_BYTES: u64 = 1 << 30;
 const RATE_FILE: &str = "rate";
 /// The rate of a disk that is not held back, in bits per second: more than any has.
 const RATE_UNLIMITED: u64 = 1 << 40;
+/// Bytes that a rated disk moves at a time: it does not learn of a new rate in between.
+const RATED_BYTES: u32 = 64 * 1024;
 /// How long a device may take to appear or to go.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -206,11 +208,18 @@ impl Disk {
         let server = Command::new("nbdkit")
             .args(["--foreground", "--exit-with-parent", "--unix"])
             .arg(&socket)
-            .args([if way == Way::Rated { "--filter=rate" } else { "--filter=cache" }, "file"])
+            .args(match way {
+                Way::Rated => &["--filter=blocksize", "--filter=rate", "file"][..],
+                Way::FileSystem | Way::Device => &["--filter=cache", "file"],
+            })
             .arg(image)
-            .arg(match way {
-                Way::Rated => format!("rate-file={}", folder.join(RATE_FILE).display()),
-                Way::FileSystem | Way::Device => "cache=writeback".to_owned(),
+            .args(match way {
+                Way::Rated => [
+                    format!("maxdata={RATED_BYTES}"),
+                    format!("rate-file={}", folder.join(RATE_FILE).display()),
+                ]
+                .to_vec(),
+                Way::FileSystem | Way::Device => vec!["cache=writeback".to_owned()],
             })
             .stdin(Stdio::null())
             .spawn()?;

@@ -301,25 +301,24 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Asks all nodes but the metadata store to end, engines first, and waits for that.
-    pub(super) fn stop(&mut self) -> anyhow::Result<()> {
+    /// Asks all nodes but the metadata store to end, engines first, and waits for that. Those that did
+    /// not end are killed; who they are.
+    pub(super) fn stop(&mut self) -> anyhow::Result<Vec<Node>> {
+        let mut late = Vec::new();
         for role in ["engine", "sequencer", "storage"] {
             let ending = self.processes.iter_mut().filter(|one| one.node.role() == role);
             for process in ending {
                 let Some(mut child) = process.child.take() else { continue };
                 drop(child.stdin.take());
-                let deadline = Instant::now() + STOP_WITHIN;
-                while child.try_wait()?.is_none() {
-                    if Instant::now() > deadline {
-                        child.kill()?;
-                        child.wait()?;
-                        anyhow::bail!("{} does not end when it is asked to", process.node);
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
+                if !has_ended(&mut child)? {
+                    late.push(process.node);
+                    child.kill()?;
+                    let node = process.node;
+                    anyhow::ensure!(has_ended(&mut child)?, "{node} cannot be killed");
                 }
             }
         }
-        Ok(())
+        Ok(late)
     }
 
     /// Whether what the nodes have on their disks is sound, by `halfmoon verify`; else what it said.
@@ -342,10 +341,23 @@ impl Drop for Cluster {
             if let Some(child) = &mut process.child {
                 // One that has ended by itself cannot be killed, and need not be.
                 let _ended = child.kill();
-                let _status = child.wait();
+                // And one that waits for its disk must not be waited for.
+                let _status = child.try_wait();
             }
         }
     }
+}
+
+/// Whether a process has ended, or does so soon.
+fn has_ended(child: &mut Child) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + STOP_WITHIN;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(true)
 }
 
 /// Sends a signal; a process that has gone takes none.

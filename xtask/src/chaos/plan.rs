@@ -185,7 +185,7 @@ const EVERY: Duration = Duration::from_millis(3300);
 /// for the whole run to be a standstill.
 const LASTS_MS: std::ops::Range<u64> = 300..4500;
 /// Rates of a slow disk: a small durable write then takes some ms, or some hundred.
-const SLOW_BITS_PER_S: [u64; 3] = [200_000, 2_000_000, 10_000_000];
+const SLOW_BITS_PER_S: [u64; 3] = [500_000, 2_000_000, 10_000_000];
 /// Farthest that a clock is put ahead or back, in seconds.
 const STEP_MAX_S: u64 = 3600;
 

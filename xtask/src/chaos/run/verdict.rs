@@ -61,7 +61,8 @@ pub(super) fn judge(
         wrong.extend(findings.examples);
     }
     wrong.extend(order.into_iter().take(TOLD_MAX));
-    wrong.extend(cluster.stop().err().map(|error| format!("{error:#}")));
+    let late = cluster.stop()?;
+    wrong.extend(late.iter().map(|node| format!("{node} does not end when it is asked to")));
     match cluster.verify()? {
         Ok(said) => {
             let lines = said.lines().filter(|line| line.contains(": ") && !line.contains("note"));
