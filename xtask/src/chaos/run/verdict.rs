@@ -68,7 +68,15 @@ pub(super) fn judge(
             let lines = said.lines().filter(|line| line.contains(": ") && !line.contains("note"));
             println!("verify: sound; {}", lines.collect::<Vec<_>>().join("; "));
         }
-        Err(said) => wrong.push(format!("halfmoon verify is not content:\n{said}")),
+        Err(said) => {
+            let last = said.lines().last().unwrap_or_default();
+            let flaws: Vec<&str> = said.lines().filter(|line| line.contains("FLAW")).collect();
+            let told = flaws.iter().take(TOLD_MAX).copied().collect::<Vec<_>>().join("\n  ");
+            wrong.push(format!(
+                "halfmoon verify is not content ({}):\n  {told}\n  …\n  {last}",
+                folder.join("verify.out").display()
+            ));
+        }
     }
     wrong.extend(panics(&folder)?);
     Ok(wrong)
