@@ -82,6 +82,9 @@ pub struct Order {
     uncommitted: Vec<(SeqNum, SeqNum)>,
     /// The safe point as of what is committed: the one that counts.
     floor: SeqNum,
+    /// The safe point of the log that this epoch began with. Which one was committed before is not
+    /// known any more; but whatever this epoch orders is committed only together with that log.
+    found: SeqNum,
     places: Vec<TagPos>,
 }
 
@@ -108,6 +111,7 @@ impl Order {
             safe_point: SeqNum::ZERO,
             uncommitted: Vec::new(),
             floor: SeqNum::ZERO,
+            found: SeqNum::ZERO,
             places: Vec::new(),
         }
     }
@@ -141,7 +145,7 @@ impl Order {
         self.safe_point
     }
 
-    /// The safe point that is committed: what `RootGone` is judged by.
+    /// The safe point that is committed.
     #[must_use]
     pub const fn floor(&self) -> SeqNum {
         self.floor
@@ -237,6 +241,7 @@ impl Order {
 
     /// Writes the opening record of the epoch, after the last record that was replayed.
     pub fn open(&mut self, now_ns: u64, open: &Open, window: &mut Window) -> SeqNum {
+        self.found = self.safe_point;
         self.push_own(now_ns, RecordKind::Open, &open.to_bytes(), window)
     }
 
@@ -322,13 +327,15 @@ impl Order {
     /// only be judged by what is not trimmed.
     fn below_floor(&self, append: &AppendView<'_>) -> Option<Refusal> {
         let of_root = append.floor != SeqNum::MAX;
-        let least = if of_root { self.floor } else { self.start.prev() };
+        let safe_point = self.floor.max(self.found);
+        let least = if of_root { safe_point } else { self.start.prev() };
         let gone = append.floor < least
             || append.conditions().any(|condition| match condition {
                 Condition::NothingAfter { after, .. } => after < least,
                 Condition::Length { .. } => false,
             });
-        gone.then_some(Refusal::RootGone { safe_point: self.floor })
+        // The engine tells nobody before that safe point is committed.
+        gone.then_some(Refusal::RootGone { safe_point })
     }
 
     fn first_failing(&self, append: &AppendView<'_>) -> Option<Refusal> {

@@ -172,6 +172,23 @@ fn a_root_below_the_safe_point_is_gone_once_that_is_committed_and_not_before() {
 }
 
 #[test]
+fn a_new_epoch_orders_nothing_below_the_safe_point_of_the_log_that_it_found() {
+    let mut machine = Machine::rebuilt(1, &[]);
+    for local in 1..=9 {
+        machine.append(&request(local, &[], &[5]));
+    }
+    let record = machine.order.advance(0, SeqNum(6), &mut machine.window).unwrap();
+    machine.order.committed(record);
+    // Its opening record is not committed yet.
+    let mut next = Machine::rebuilt(2, &machine.log(SeqNum(1)));
+    let of_old = Request { floor: SeqNum(5), ..request(10, &[], &[5]) };
+    let gone = Verdict::Refused(Refusal::RootGone { safe_point: SeqNum(6) });
+    assert_eq!(next.append(&of_old), gone);
+    let fine = Request { floor: SeqNum(6), ..request(10, &[], &[5]) };
+    assert!(matches!(next.append(&fine), Verdict::Ordered(_)));
+}
+
+#[test]
 fn a_machine_rebuilt_after_a_trim_gives_the_same_positions() {
     let mut machine = Machine::rebuilt(1, &[]);
     for local in 1..=9 {
