@@ -138,6 +138,10 @@ fn check(
             Some(node) if nodes.first().is_some_and(|first| first.cluster() != node.cluster()) => {
                 return Err(VerifyError::OtherCluster { path: dir.clone() });
             }
+            Some(node) if info.is_some_and(|info| !info.has_part(node.node())) => {
+                // What it holds counts for nothing, and it may have ended long ago.
+                report.note(format!("node {} is no member any more: not looked at", node.node()));
+            }
             found => nodes.extend(found),
         }
     }
@@ -153,7 +157,7 @@ fn check(
     progress("auditing the log");
     let stored = audit(&nodes[reference], has_steps, &mut report)?;
     progress("comparing the replicas' state");
-    state::compare(&nodes, quorum, info, &stored, &mut report)?;
+    state::compare(&nodes, quorum, &stored, &mut report)?;
     Ok(report)
 }
 
@@ -162,6 +166,9 @@ fn open(dir: &Path, report: &mut Report) -> Result<Option<Inspection>, VerifyErr
         Ok(node) => {
             if node.is_running() {
                 report.note(format!("node {} runs: its state was not looked at", node.node()));
+            }
+            if !node.has_state() {
+                report.note(format!("node {} has not copied all of the state yet", node.node()));
             }
             Ok(Some(node))
         }

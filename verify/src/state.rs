@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use halfmoon_meta::ClusterInfo;
 use halfmoon_protocol::audit::StoredValue;
 use halfmoon_storage::{Inspection, NodeError, StateItem};
 use halfmoon_wire::{CellTuple, ObjectKey, VersionId};
@@ -60,7 +59,6 @@ struct Value {
 pub(crate) fn compare(
     nodes: &[Inspection],
     quorum: usize,
-    info: Option<&ClusterInfo>,
     stored: &[StoredValue],
     report: &mut Report,
 ) -> Result<(), VerifyError> {
@@ -68,13 +66,9 @@ pub(crate) fn compare(
     for node in nodes.iter().filter(|node| !node.is_running()) {
         let id = node.node().0;
         match node.state(|item| stores.take(id, item, report)) {
-            Ok(()) if info.is_none_or(|info| info.has_state(node.node())) => {
-                looked_at += 1;
-                whole += 1;
-            }
             Ok(()) => {
                 looked_at += 1;
-                report.note(format!("node {id} has not copied all of the state yet"));
+                whole += usize::from(node.has_state());
             }
             Err(error @ (NodeError::Corrupt { .. } | NodeError::StateLog { .. })) => {
                 report.flaw(|| format!("node {id}: {error}"));
@@ -86,7 +80,7 @@ pub(crate) fn compare(
         return Ok(());
     }
     // Whoever was not looked at may have it, and whoever has not copied all lacks some.
-    let needed = quorum.saturating_sub(nodes.len().max(2 * quorum - 1) - whole);
+    let needed = needed(quorum, nodes.len(), whole);
     stores.named(stored, needed, report);
     let behind = stores.cells.values().filter(|cell| cell.holders < needed).count() as u64;
     let named = stores.versions.values().filter(|value| value.named).count() as u64;
@@ -100,6 +94,12 @@ pub(crate) fn compare(
         binaries: stores.binaries.len() as u64,
     });
     Ok(())
+}
+
+/// On how many nodes a value must be found that a quorum was told of, when so many of these nodes
+/// were looked at and have all of the state.
+fn needed(quorum: usize, nodes: usize, whole: usize) -> usize {
+    quorum.saturating_sub(nodes.max(2 * quorum - 1) - whole)
 }
 
 impl Stores {
@@ -209,4 +209,18 @@ fn object_hash(object: ObjectKey<'_>) -> u64 {
 
 fn name(object: ObjectKey<'_>) -> String {
     format!("{}/{}", object.table, String::from_utf8_lossy(object.key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_may_be_on_whoever_was_not_looked_at_or_still_copies() {
+        assert_eq!([3, 2, 1, 0].map(|whole| needed(2, 3, whole)), [2, 1, 0, 0]);
+        // The directory of a lost node is not among them.
+        assert_eq!(needed(2, 2, 2), 1);
+        // Until a change of members is committed there may be one more.
+        assert_eq!(needed(2, 4, 3), 1);
+    }
 }
