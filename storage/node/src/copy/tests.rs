@@ -43,11 +43,16 @@ impl Source {
     /// Answers what it was asked.
     fn answer(&mut self, copy: &mut Copy, now: Instant) {
         let Some((lane, token, after, offset)) = self.asked.take() else { return };
-        let rest: Vec<_> = match self.cut.take() {
-            Some(cut) if offset > 0 => vec![cut],
-            _ => {
+        let rest: Vec<_> = match (self.cut.take(), offset) {
+            (_, 0) => {
                 let rest = self.stored.iter().filter(|(key, _)| **key > after);
                 rest.map(|(key, value)| (key.clone(), value.clone())).collect()
+            }
+            (Some(cut), _) => vec![cut],
+            (None, _) => {
+                let anew = StateReply::Failed("begin that value anew");
+                copy.answer((lane, token), &anew, now).unwrap();
+                return;
             }
         };
         let (mut room, mut end, mut items) = (PAGE_BYTES, offset == 0, Vec::new());
@@ -222,6 +227,7 @@ proptest! {
                 Happening::Fails(node) => {
                     let now = fixture.now;
                     if let Some((lane, token, ..)) = fixture.source(node).asked.take() {
+                        fixture.source(node).cut = None;
                         let busy = StateReply::Failed("busy");
                         fixture.copy.answer((lane, token), &busy, now).unwrap();
                     }
@@ -300,6 +306,8 @@ fn a_page_that_no_store_gives_is_refused() {
     assert_eq!(take(&[(&[second], false), (&[first], true)]), Err(PageError::Order));
     assert_eq!(take(&[(&[cut], false), (&[second], true)]), Err(PageError::Order));
     assert_eq!(take(&[(&[cut], false), (&[first], true)]), Err(PageError::Order));
+    let foreign = Stored { bytes: &other[30..], ..second };
+    assert_eq!(take(&[(&[cut], false), (&[foreign], true)]), Err(PageError::Order));
     assert_eq!(take(&[(&[cut], true)]), Err(PageError::Order));
     assert_eq!(take(&[(&[], false)]), Err(PageError::Nothing));
     assert_eq!(take(&[(&[none], false)]), Err(PageError::Nothing));
