@@ -40,6 +40,8 @@ pub struct DiskProfile {
     pub write_ns: (u64, u64),
     /// Chance that an operation is slow, and how slow it is at most, in ns.
     pub slow: (u64, u64),
+    /// Chance that something that the embedded engine does is slow, and how slow at most, in ns.
+    pub lags: (u64, u64),
     /// Chance that a write fails, or is short.
     pub fails: u64,
 }
@@ -72,7 +74,12 @@ impl DiskCounts {
 
 impl Default for DiskProfile {
     fn default() -> Self {
-        Self { write_ns: (20 * MICRO, 120 * MICRO), slow: (3000, 20 * MILLI), fails: 0 }
+        Self {
+            write_ns: (20 * MICRO, 120 * MICRO),
+            slow: (3000, 20 * MILLI),
+            lags: (3000, 20 * MILLI),
+            fails: 0,
+        }
     }
 }
 
@@ -133,6 +140,11 @@ impl Drive {
     #[must_use]
     pub fn counts(&self) -> DiskCounts {
         self.0.borrow().counts
+    }
+
+    /// Whether it is being noted that all of the state is here.
+    pub(crate) fn is_noting_whole(&self) -> bool {
+        self.0.borrow().chores.iter().any(Chore::is_of_whole)
     }
 
     /// The node's process is gone; with `power`, the machine is.
@@ -248,13 +260,16 @@ impl Inner {
 
     fn duration(&mut self) -> u64 {
         let (low, high) = self.profile.write_ns;
-        let (chance, most) = self.profile.slow;
-        let mut duration = self.random.within(low, high);
-        if self.random.chance(chance) {
-            self.counts.slow += 1;
-            duration += self.random.skewed(0, most);
+        self.random.within(low, high) + self.slowness(self.profile.slow)
+    }
+
+    /// By how much more something takes than usual.
+    fn slowness(&mut self, (chance, most): (u64, u64)) -> u64 {
+        if !self.random.chance(chance) {
+            return 0;
         }
-        duration
+        self.counts.slow += 1;
+        self.random.skewed(0, most)
     }
 
     fn start(&mut self, token: u64, effect: Effect, buffer: AlignedBuffer) {

@@ -4,7 +4,7 @@
 use crate::disk::DiskProfile;
 use crate::net::NetProfile;
 use crate::random::{Concern, Random};
-use crate::time::{MICRO, MILLI};
+use crate::time::{MICRO, MILLI, SECOND};
 
 /// What a run is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
@@ -83,6 +83,9 @@ pub const FAULTS: [(Fault, u64); 19] = [
     (Fault::ClockJumps, 2),
 ];
 
+/// Most storage nodes that are replaced in one run: all that there were at first.
+const REPLACEMENTS_MAX: usize = 3;
+
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -106,6 +109,10 @@ pub struct Plan {
     pub lasts_ns: u64,
     /// Faults that occur, with their weights.
     pub faults: Vec<(Fault, u64)>,
+    /// Storage nodes that are replaced, one after another.
+    pub replacements: usize,
+    /// How often whoever is in charge looks into the metadata store, in ns.
+    pub look_ns: u64,
     /// An engine's lease, in ms.
     pub lease_ms: u32,
     /// How long a sequencer may be silent before the other one takes over, in ms.
@@ -123,10 +130,26 @@ impl Plan {
     #[must_use]
     pub fn about(scenario: Scenario, seed: u64) -> Self {
         let mut random = Random::new(seed, Concern::Plan, scenario as u64 + 1);
-        match scenario {
+        let plan = match scenario {
             Scenario::Log => Self::log(&mut random),
             Scenario::Bulk => Self::bulk(&mut random),
             Scenario::Functions => Self::functions(&mut random),
+        };
+        let mut random = Random::new(seed, Concern::Plan, scenario as u64 + 100);
+        if scenario != Scenario::Bulk && random.chance(350_000) {
+            plan.with_replacements(&mut random)
+        } else {
+            plan
+        }
+    }
+
+    /// The same for longer, with storage nodes that are replaced.
+    fn with_replacements(self, random: &mut Random) -> Self {
+        Self {
+            replacements: 1 + random.index(REPLACEMENTS_MAX),
+            look_ns: [10, 50, 1000][random.index(3)] * MILLI,
+            faults_ns: 2 * self.faults_ns,
+            ..self
         }
     }
 
@@ -163,6 +186,8 @@ impl Plan {
             every_ns: random.skewed(4, 80) * MILLI,
             lasts_ns: [5, 40, 250][random.index(3)] * MILLI,
             faults,
+            replacements: 0,
+            look_ns: SECOND,
             lease_ms: [100, 400, 2000][random.index(3)],
             suspect_ms: [50, 100, 300][random.index(3)],
             turn_ns: [2 * MICRO, 20 * MICRO, 200 * MICRO][random.index(3)],
@@ -196,6 +221,8 @@ impl Plan {
             every_ns: 40 * MILLI,
             lasts_ns: 5 * MILLI,
             faults,
+            replacements: 0,
+            look_ns: SECOND,
             lease_ms: 2000,
             suspect_ms: 100,
             turn_ns: 100 * MICRO,

@@ -53,8 +53,8 @@ impl Report {
         .ok();
         writeln!(
             text,
-            "records {}, epochs {}, evictions {}, function instances {}",
-            total.records, total.reigns, total.log.evictions, total.instances
+            "records {}, epochs {}, evictions {}, storage nodes replaced {}, function instances {}",
+            total.records, total.reigns, total.log.evictions, total.replaced, total.instances
         )
         .ok();
         let (wall_s, virtual_s) = (wall.as_secs_f64(), self.virtual_ns as f64 / 1e9);
@@ -90,6 +90,7 @@ impl Report {
             "records": total.records,
             "epochs": total.reigns,
             "evictions": total.log.evictions,
+            "storage_nodes_replaced": total.replaced,
             "events": total.events,
             "virtual_s": self.virtual_ns as f64 / 1e9,
             "wall_s": wall.as_secs_f64(),

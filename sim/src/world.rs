@@ -1,6 +1,7 @@
 //! A cluster from one seed: machines, network, disks and clocks, driven event by event on one thread.
 
 mod faults;
+mod members;
 mod phases;
 
 use std::cmp::Reverse;
@@ -23,6 +24,7 @@ use crate::shared::Shared;
 use crate::time::{Clock, MILLI, SECOND};
 use crate::work::functions::FunctionWork;
 use crate::work::log::LogWork;
+use members::Members;
 
 /// Storage nodes.
 const STORAGE: usize = 3;
@@ -67,6 +69,8 @@ pub struct Counts {
     pub instances: u64,
     /// Epochs that were opened or tried to be.
     pub reigns: u64,
+    /// Storage nodes that were replaced.
+    pub replaced: u64,
     /// Events.
     pub events: u64,
 }
@@ -94,6 +98,7 @@ impl Counts {
         self.store += other.store;
         self.instances += other.instances;
         self.reigns += other.reigns;
+        self.replaced += other.replaced;
         self.events += other.events;
     }
 }
@@ -103,7 +108,9 @@ pub(crate) struct World {
     plan: Plan,
     due: BinaryHeap<Reverse<(u64, u64, Event)>>,
     serial: u64,
+    /// Those that are there from the start come first, and then those that wait to replace one.
     storage: Vec<StorageHost>,
+    members: Members,
     sequencers: Vec<SequencerHost>,
     engines: Vec<EngineHost>,
     paces: Vec<Pace>,
@@ -127,6 +134,8 @@ enum Event {
     Fault,
     /// A fault that lasts ends.
     Mend(Mend),
+    /// A storage node is replaced, if one can be now.
+    Replace,
 }
 
 /// What ends with a fault.
@@ -183,12 +192,13 @@ impl World {
             ahead_ns: clocks.below(10 * SECOND),
             drift_ppm: i64::try_from(clocks.below(400)).unwrap_or(0) - 200,
         };
-        let members: Vec<_> = (1..).take(STORAGE).map(NodeId).collect();
-        let founded = cluster::create(&env.meta, CLUSTER, Durability::Flush, &members);
+        let founders: Vec<_> = (1..).take(STORAGE).map(NodeId).collect();
+        let founded = cluster::create(&env.meta, CLUSTER, Durability::Flush, &founders);
         assert!(founded.is_ok(), "an empty store takes a cluster");
         let host = |machine: usize| Host(u32::try_from(machine + 1).unwrap_or(0));
         let (mut storage, mut sequencers, mut engines) = (Vec::new(), Vec::new(), Vec::new());
-        for (machine, node) in (0..).zip(members) {
+        let members = Members::new(&plan);
+        for (machine, node) in members.machines(&plan).zip(1..).map(|(at, id)| (at, NodeId(id))) {
             let drive = Drive::new(env.shared.clone(), machine, seed, plan.disk.clone());
             let host = host(machine);
             storage.push(StorageHost::new(env.clone(), machine, node, host, clock(), drive));
@@ -202,6 +212,7 @@ impl World {
                 host,
                 clock(),
                 (plan.lease_ms, plan.suspect_ms),
+                plan.look_ns,
             ));
         }
         for (number, node) in (0..plan.engines).zip(21..) {
@@ -210,7 +221,7 @@ impl World {
             let place = (machine, number);
             engines.push(EngineHost::new(env.clone(), place, node, host, clock(), work.clone()));
         }
-        let machines = STORAGE + SEQUENCERS + plan.engines;
+        let machines = STORAGE + SEQUENCERS + plan.engines + members.spares();
         let phase = Phase::Faults(plan.settle_ns + plan.faults_ns);
         Self {
             env,
@@ -218,6 +229,7 @@ impl World {
             due: BinaryHeap::new(),
             serial: 0,
             storage,
+            members,
             sequencers,
             engines,
             paces: vec![Pace::default(); machines],
@@ -237,6 +249,7 @@ impl World {
         }
         let first = self.plan.settle_ns + self.chaos.below(2 * self.plan.every_ns);
         self.schedule(first, Event::Fault);
+        self.begin_replacing();
         let (mut at_once, mut before) = (0, 0);
         while self.phase != Phase::Over && !self.env.judge.is_guilty() {
             let next = self.due.peek().map(|Reverse((at, ..))| *at);
@@ -289,6 +302,7 @@ impl World {
                 }
             }
             Event::Mend(mend) => self.mend(mend),
+            Event::Replace => self.replace(),
         }
     }
 
@@ -298,8 +312,8 @@ impl World {
     }
 
     fn machine(&mut self, machine: usize) -> &mut dyn Machine {
-        if machine < STORAGE {
-            &mut self.storage[machine]
+        if let Some(which) = self.storage_at(machine) {
+            &mut self.storage[which]
         } else if machine < STORAGE + SEQUENCERS {
             &mut self.sequencers[machine - STORAGE]
         } else {
@@ -346,6 +360,7 @@ impl World {
         }
         self.note(machine as u64);
         match self.machine(machine).turn() {
+            Turned::Until(_) if self.dies_saying_so(machine) => self.died(machine),
             Turned::Until(at) => {
                 let took = 1 + self.pacing.below(self.plan.turn_ns);
                 self.paces[machine].busy_until = now + took;
@@ -374,7 +389,7 @@ impl World {
     fn start(&mut self, machine: usize) {
         let now = self.env.now();
         self.paces[machine].is_starting = false;
-        if self.machine(machine).is_up() {
+        if self.machine(machine).is_up() || !self.may_start(machine) {
             return;
         }
         self.note(1000 + machine as u64);

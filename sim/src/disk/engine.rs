@@ -82,7 +82,9 @@ impl SimEngine {
     fn ready_at(&self, before: Option<u64>) -> u64 {
         let mut inner = self.drive.0.borrow_mut();
         let (low, high) = TASK_NS;
-        let ready_at = before.unwrap_or(0).max(inner.shared.now()) + inner.random.skewed(low, high);
+        let lags = inner.profile.lags;
+        let took = inner.random.skewed(low, high) + inner.slowness(lags);
+        let ready_at = before.unwrap_or(0).max(inner.shared.now()) + took;
         inner.shared.wake(ready_at, inner.node);
         ready_at
     }

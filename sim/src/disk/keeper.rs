@@ -28,6 +28,12 @@ pub(crate) struct Chore {
     task: Task,
 }
 
+impl Chore {
+    pub(super) const fn is_of_whole(&self) -> bool {
+        matches!(self.task, Task::Whole)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Task {
     Prepare(Which, SegmentId),

@@ -16,9 +16,6 @@ use crate::time::{Clock, MICRO, MILLI, SECOND};
 /// Longest sleep, in ns, as of a sequencer on a thread.
 const SLEEP_NS: u64 = 20 * MILLI;
 
-/// How often it looks for a successor, and tries again what failed.
-const PERIOD_NS: u64 = SECOND;
-
 /// Duration of a call of the metadata store, in ns: least and most.
 const CALL_NS: (u64, u64) = (100 * MICRO, 3 * MILLI);
 
@@ -33,6 +30,8 @@ pub(crate) struct SequencerHost {
     clock: Clock,
     lease_ms: u32,
     suspect_ms: u32,
+    /// How often it looks for a successor and for other members, and tries again what failed.
+    period_ns: u64,
     random: Random,
     /// What it takes for the time since 1970, ahead of the truth.
     wall_ahead_ns: u64,
@@ -61,6 +60,14 @@ struct Desk {
     unfinished: Vec<Request>,
 }
 
+/// What is new in the metadata store for whoever is in charge.
+enum Around {
+    /// A higher epoch than its own.
+    Successor(Epoch),
+    /// Other members: it has taken an epoch for them.
+    Members(Reign),
+}
+
 impl SequencerHost {
     pub(crate) fn new(
         env: Env,
@@ -69,6 +76,7 @@ impl SequencerHost {
         host: Host,
         clock: Clock,
         (lease_ms, suspect_ms): (u32, u32),
+        period_ns: u64,
     ) -> Self {
         let random = Random::new(env.seed, Concern::Clock, machine as u64);
         let (wall_ahead_ns, alone_until, process, reigns) = (SECOND, 0, None, 0);
@@ -80,6 +88,7 @@ impl SequencerHost {
             clock,
             lease_ms,
             suspect_ms,
+            period_ns,
             random,
             wall_ahead_ns,
             alone_until,
@@ -152,7 +161,7 @@ impl SequencerHost {
             unfinished: Vec::new(),
         };
         desk.be_present();
-        Some(Process { role, desk, asked: VecDeque::new(), next_round: env.now() + PERIOD_NS })
+        Some(Process { role, desk, asked: VecDeque::new(), next_round: env.now() + self.period_ns })
     }
 
     /// Carries out what is due with the metadata store.
@@ -165,11 +174,18 @@ impl SequencerHost {
             self.reigns += u64::from(process.answer(times, request, is_alone));
         }
         if now >= process.next_round && !is_alone {
-            process.next_round = now + PERIOD_NS;
+            process.next_round = now + self.period_ns;
             process.desk.go_on();
             process.desk.be_present();
-            if let Some(epoch) = process.desk.successor() {
-                process.role.superseded(epoch);
+            match process.desk.look_around() {
+                Some(Around::Successor(epoch)) => {
+                    process.role.superseded(epoch);
+                }
+                Some(Around::Members(reign)) => {
+                    process.role.reign(reign);
+                    self.reigns += 1;
+                }
+                None => {}
             }
         }
     }
@@ -259,14 +275,21 @@ impl Desk {
         matches!(done, Ok(()) | Err(NodeSuperseded { .. } | MembersSuperseded { .. }))
     }
 
-    /// A higher epoch than its own, if there is one.
-    fn successor(&mut self) -> Option<Epoch> {
-        let (own, _) = self.reign?;
-        let epoch = cluster::read(&self.meta).ok()?.epoch();
-        (epoch > own).then(|| {
+    /// Whether there is a successor, or other members were proposed: they come into effect with a new
+    /// epoch, which whoever is in charge takes.
+    fn look_around(&mut self) -> Option<Around> {
+        let (own, members) = self.reign?;
+        let info = cluster::read(&self.meta).ok()?;
+        if info.epoch() > own {
             self.reign = None;
-            epoch
-        })
+            return Some(Around::Successor(info.epoch()));
+        }
+        if info.members.version <= members {
+            return None;
+        }
+        let info = cluster::take_epoch(&self.meta, self.node, own).ok()?;
+        self.reign = Some((info.epoch(), info.members.version));
+        Some(Around::Members(reign(&info)))
     }
 
     fn scene(&self) -> Option<Scene> {

@@ -35,6 +35,8 @@ pub(crate) struct StorageHost {
     clock: Clock,
     drive: Drive,
     life: Option<Life>,
+    /// The machine is lost, with its disk.
+    is_gone: bool,
 }
 
 /// What the keeper of a node asks of the metadata store.
@@ -69,11 +71,28 @@ impl StorageHost {
         clock: Clock,
         drive: Drive,
     ) -> Self {
-        Self { env, machine, node, host, clock, drive, life: None }
+        Self { env, machine, node, host, clock, drive, life: None, is_gone: false }
     }
 
     pub(crate) fn drive(&self) -> &Drive {
         &self.drive
+    }
+
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The machine is lost, with its disk: it never comes back.
+    pub(crate) fn lose(&mut self) {
+        self.crash(true);
+        self.is_gone = true;
+    }
+
+    /// Whether its process may start: a node that is in no member set does not.
+    pub(crate) fn may_start(&self) -> bool {
+        // If the metadata store does not say, the node finds out itself.
+        let has_part = || cluster::read(&self.env.meta).map(|info| info.has_part(self.node));
+        !self.is_gone && has_part().unwrap_or(true)
     }
 
     fn config(&self) -> RoleConfig {

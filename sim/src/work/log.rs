@@ -24,6 +24,8 @@ pub(crate) struct LogWork {
     seed: u64,
     stop: Rc<Cell<bool>>,
     running: Rc<Cell<usize>>,
+    /// All cells and versions were read once more.
+    verified: Rc<Cell<bool>>,
     /// Numbers that no two writes of cells share.
     pub(super) last_write: Rc<Cell<u128>>,
     /// Versions that were put, to be read.
@@ -57,6 +59,7 @@ impl LogWork {
             seed,
             stop: Rc::default(),
             running: Rc::default(),
+            verified: Rc::default(),
             last_write: Rc::default(),
             versions: Rc::default(),
         })
@@ -73,6 +76,7 @@ impl LogWork {
             seed: self.seed,
             stop: self.stop.clone(),
             running: self.running.clone(),
+            verified: self.verified.clone(),
             last_write: self.last_write.clone(),
             versions: self.versions.clone(),
         }
@@ -123,10 +127,18 @@ impl Work for LogWork {
         self.running.get()
     }
 
-    fn verify(&self, _life: &LifeOf) {}
+    fn verify(&self, life: &LifeOf) {
+        let (work, of) = (self.handle(), life.clone());
+        let task = async move {
+            if work.read_all(&of).await {
+                work.verified.set(true);
+            }
+        };
+        assert!(life.executor.spawn(task).is_ok(), "an engine has few tasks");
+    }
 
     fn is_verified(&self) -> bool {
-        true
+        self.verified.get()
     }
 
     fn history(&self) -> Rc<RefCell<History>> {

@@ -187,14 +187,7 @@ impl LogWork {
                 let put = life.state.put_cell(TABLE, &key, tuple, value, deadline_ns).await;
                 put.map(|()| self.registers.borrow_mut().put_ends(&key, tuple))
             }
-            4..8 => {
-                let least = self.registers.borrow_mut().get_begins(&key);
-                let got = life.state.get_cell(TABLE, &key, None, deadline_ns).await;
-                got.map(|cell| {
-                    let found = cell.as_ref().map(|cell| (cell.tuple, bytes(cell.value.as_ref())));
-                    self.registers.borrow_mut().get_ends(&key, least, found);
-                })
-            }
+            4..8 => self.read_cell(life, &key, deadline_ns).await,
             8 => {
                 let (id, value) = self.fresh(random);
                 let id = VersionId(id);
@@ -206,15 +199,60 @@ impl LogWork {
             }
             _ => {
                 let Some(id) = random.pick(&self.versions.borrow()).copied() else { return true };
-                let id = VersionId(id);
-                let was_there = self.registers.borrow().is_there(id);
-                let got = life.state.get_version(TABLE, &key[..0], id, None, deadline_ns).await;
-                got.map(|value| {
-                    let found = value.as_ref().map(|value| bytes(Some(value)));
-                    self.registers.borrow_mut().version_read(id, was_there, found);
-                })
+                self.read_version(life, VersionId(id), deadline_ns).await
             }
         };
+        self.has_ended(ended)
+    }
+
+    /// Reads every cell and every version. Whether the engine lived to the end of it.
+    pub(super) async fn read_all(&self, life: &LifeOf) -> bool {
+        for key in 0..KEYS {
+            let key = [u8::try_from(key).unwrap_or(0)];
+            let read = self.read_cell(life, &key, life.executor.now_ns() + WITHIN_NS).await;
+            if !self.has_ended(read) {
+                return false;
+            }
+        }
+        let versions = self.versions.borrow().clone();
+        for id in versions {
+            let deadline_ns = life.executor.now_ns() + WITHIN_NS;
+            let read = self.read_version(life, VersionId(id), deadline_ns).await;
+            if !self.has_ended(read) {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn read_cell(
+        &self,
+        life: &LifeOf,
+        key: &[u8],
+        deadline_ns: u64,
+    ) -> Result<(), StateError> {
+        let least = self.registers.borrow_mut().get_begins(key);
+        let cell = life.state.get_cell(TABLE, key, None, deadline_ns).await?;
+        let found = cell.as_ref().map(|cell| (cell.tuple, bytes(cell.value.as_ref())));
+        self.registers.borrow_mut().get_ends(key, least, found);
+        Ok(())
+    }
+
+    async fn read_version(
+        &self,
+        life: &LifeOf,
+        id: VersionId,
+        deadline_ns: u64,
+    ) -> Result<(), StateError> {
+        let was_there = self.registers.borrow().is_there(id);
+        let value = life.state.get_version(TABLE, &[], id, None, deadline_ns).await?;
+        let found = value.as_ref().map(|value| bytes(Some(value)));
+        self.registers.borrow_mut().version_read(id, was_there, found);
+        Ok(())
+    }
+
+    /// `false` when the engine has ended.
+    fn has_ended(&self, ended: Result<(), StateError>) -> bool {
         match ended {
             Ok(()) => true,
             Err(StateError::Unknown | StateError::Unavailable) => {

@@ -30,9 +30,12 @@ impl World {
         match fault {
             Fault::KillStorage => self.kill(0..STORAGE, false),
             Fault::PowerOffStorage => self.kill(0..STORAGE, true),
-            Fault::PowerOffAllStorage => self.power_off(|machine| machine < STORAGE),
-            Fault::PowerOffAll => self.power_off(|_| true),
-            Fault::KillEngine => self.kill(STORAGE + SEQUENCERS..self.paces.len(), false),
+            Fault::PowerOffAllStorage => self.power_off(Self::is_storage),
+            Fault::PowerOffAll => self.power_off(|_, _| true),
+            Fault::KillEngine => {
+                let first = STORAGE + SEQUENCERS;
+                self.kill(first..first + self.engines.len(), false);
+            }
             Fault::KillSequencer => self.kill(STORAGE..STORAGE + SEQUENCERS, false),
             Fault::Takeover => self.take_over(),
             Fault::Pause => self.pause(),
@@ -60,6 +63,11 @@ impl World {
                 self.sequencers[which].jump(ahead);
             }
         }
+    }
+
+    /// The machine in this place: members come first, whoever they are, and then all others.
+    fn machine_of(&self, place: usize) -> usize {
+        if place < STORAGE { self.member(place) } else { place }
     }
 
     fn lasts(&mut self) -> u64 {
@@ -96,8 +104,10 @@ impl World {
         }
     }
 
+    /// Kills one of these; of the first few, the members that are there by now.
     fn kill(&mut self, range: std::ops::Range<usize>, power: bool) {
-        let machine = range.start + self.chaos.index(range.len());
+        let place = range.start + self.chaos.index(range.len());
+        let machine = self.machine_of(place);
         if self.machine(machine).is_up() {
             self.machine(machine).crash(power);
             self.died(machine);
@@ -106,7 +116,7 @@ impl World {
 
     /// A sequencer that stands by takes an epoch, whether somebody is in charge or not; whoever is
     /// goes on as long as it can.
-    fn take_over(&mut self) {
+    pub(super) fn take_over(&mut self) {
         let first = self.chaos.index(SEQUENCERS);
         for which in [first, (first + 1) % SEQUENCERS] {
             if self.sequencers[which].take_over() {
@@ -141,13 +151,13 @@ impl World {
             return;
         }
         let deaf = self.chaos.index(STORAGE);
-        self.deafen(deaf);
+        self.deafen(self.member(deaf));
         let now = self.env.now();
         if self.chaos.chance(600_000) {
             // What the new one writes is then on one node alone.
             let other = (deaf + 1 + self.chaos.index(STORAGE - 1)) % STORAGE;
             let at = now + self.chaos.within(MILLI / 2, 8 * MILLI);
-            self.schedule(at, Event::Mend(Mend::Hush(other)));
+            self.schedule(at, Event::Mend(Mend::Hush(self.member(other))));
         }
         if let Some(next) = (0..SEQUENCERS).find(|which| self.sequencers[*which].take_over()) {
             self.wake(STORAGE + next, now);
@@ -183,6 +193,7 @@ impl World {
         let machines = self.paces.len();
         // Engines have lanes only to the others.
         let one = self.chaos.index(STORAGE + SEQUENCERS);
+        let one = self.machine_of(one);
         let other = (one + 1 + self.chaos.index(machines - 1)) % machines;
         let (one, other) = (self.machine(one).host(), self.machine(other).host());
         match fault {
@@ -231,7 +242,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, from: Host, to: Host) {
+    pub(super) fn cut(&mut self, from: Host, to: Host) {
         self.env.net.cut(from, to);
         self.mend_later(Mend::Heal(from, to));
     }
@@ -242,8 +253,9 @@ impl World {
         let profile = if fault == Fault::DiskFails {
             DiskProfile { fails: DISK_TROUBLE, ..usual }
         } else {
-            DiskProfile { slow: (500_000, 30 * MILLI), ..usual }
+            DiskProfile { slow: (500_000, 30 * MILLI), lags: (500_000, 30 * MILLI), ..usual }
         };
+        let Some(which) = self.storage_at(self.member(which)) else { return };
         self.storage[which].drive().set_profile(profile);
         self.mend_later(Mend::Disk(which));
     }

@@ -26,10 +26,12 @@ impl World {
         match self.phase {
             Phase::Faults(until) if now >= until => self.calm(),
             Phase::Faults(_) | Phase::Over => {}
-            Phase::Calm(_) if self.work.running() == 0 => self.darken(),
+            Phase::Calm(_) if self.work.running() == 0 && self.is_replaced() => self.darken(),
             Phase::Calm(until) if now >= until => {
-                let what =
-                    format!("{} clients still wait; {}", self.work.running(), self.describe());
+                let running = self.work.running();
+                let whole =
+                    if self.is_replaced() { "" } else { "; a member still copies the state" };
+                let what = format!("{running} clients still wait{whole}; {}", self.describe());
                 self.env.judge.object(now, ENDS, what);
             }
             Phase::Calm(_) => {}
@@ -82,13 +84,13 @@ impl World {
         let now = self.env.now();
         let upto = self.work.history().borrow().end().0;
         self.phase = Phase::Dark { until: now + CALM_NS, upto, look_at: 0 };
-        self.power_off(|_| true);
+        self.power_off(|_, _| true);
     }
 
     /// The machines lose their power at once; they come back one by one.
-    pub(super) fn power_off(&mut self, which: impl Fn(usize) -> bool) {
-        for machine in (0..self.paces.len()).filter(|machine| which(*machine)) {
-            if self.machine(machine).is_up() {
+    pub(super) fn power_off(&mut self, which: impl Fn(&Self, usize) -> bool) {
+        for machine in 0..self.paces.len() {
+            if which(self, machine) && self.machine(machine).is_up() {
                 self.machine(machine).crash(true);
                 self.note(2000 + machine as u64);
                 self.died(machine);
