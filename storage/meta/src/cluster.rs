@@ -362,7 +362,7 @@ fn changed_to(
 /// When the store fails.
 pub fn mark_copied(store: &dyn MetaStore, node: NodeId) -> Result<(), ClusterError> {
     change_cluster(store, |mut info| {
-        if info.has_state(node) {
+        if !info.copying.contains(&node.0) {
             return Ok(Change::Keep(()));
         }
         info.copying.retain(|id| *id != node.0);
