@@ -1,7 +1,9 @@
 //! Storage nodes are lost and replaced while requests flow.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use halfmoon_meta::{ClusterInfo, FileStore, cluster, nodes};
@@ -115,16 +117,43 @@ fn what_cannot_be_replaced_is_refused_with_what_to_do() {
         }
     }
     assert_eq!((members(&data), info(&data).members.version), (vec![1, 2, 3], 1));
-    // One at a time: 4 has not copied anything while it is stopped.
+    // One at a time: 4 does not copy anything while it is stopped.
     let store = FileStore::open(data.join("meta")).unwrap();
     let spare = nodes::find(&store, Role::Storage, NodeId(4)).unwrap().unwrap();
-    cluster::replace_member(&store, NodeId(2), NodeId(4)).unwrap();
     kill_process(Pid::from_raw(i32::try_from(spare.pid).unwrap()).unwrap(), Signal::STOP).unwrap();
+    let (code, said) = node(&data, &["replace", "2", "4"]);
+    assert_eq!(code, Some(1), "one that hangs does not run: {said}");
+    cluster::replace_member(&store, NodeId(2), NodeId(4)).unwrap();
     let (code, said) = node(&data, &["replace", "3", "5", "--json"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("replace one member at a time"), "{said}");
     assert_eq!(members(&data), [1, 3, 4]);
+    // Who waits for it may leave; it goes on.
+    let waiting = Command::new(HALFMOON)
+        .args(["node", "replace", "2", "4", "--data-dir", data.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut waiting = Waiting(waiting);
+    let mut lines = BufReader::new(waiting.0.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("proposed") || first.contains("4 copies the state"), "{first}");
+    let pid = Pid::from_raw(i32::try_from(waiting.0.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert!(lines.any(|line| line.unwrap().contains("interrupted: the change goes on")));
+    assert_eq!(waiting.0.wait().unwrap().code(), Some(75));
+    assert_eq!(members(&data), [1, 3, 4]);
     drop(dev);
+}
+
+/// A command that does not outlive its test.
+struct Waiting(Child);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 #[test]

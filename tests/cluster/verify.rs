@@ -2,10 +2,15 @@
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use halfmoon_meta::{FileStore, cluster, disks, nodes};
+use halfmoon_wire::{NodeId, Role};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Dev, HALFMOON, Scratch, block_on, halfmoon, text};
+use crate::failover::until;
+use crate::support::{Dev, HALFMOON, Scratch, block_on, example, halfmoon, text};
 
 /// A cluster that has done something of each kind, killed and started once in between.
 fn used(data: &Path) {
@@ -76,6 +81,62 @@ fn what_a_cluster_leaves_behind_is_sound_and_damage_is_found() {
         halfmoon(&["verify", data.join("storage-2").to_str().unwrap(), kept.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stdout));
     assert!(text(&output.stdout).ends_with("flaws 0\n"));
+}
+
+#[test]
+fn what_a_member_that_has_not_copied_the_state_lacks_is_no_flaw() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let dev = Dev::start_with(&data, &["--engines", "1", "--segment-mib", "1"]);
+    dev.deploy(&example("unruly"));
+    let store = FileStore::open(data.join("meta")).unwrap();
+    let pid = |node| {
+        let entry = nodes::find(&store, Role::Storage, NodeId(node)).unwrap().unwrap();
+        Pid::from_raw(i32::try_from(entry.pid).unwrap()).unwrap()
+    };
+    // What is written now is on 1 and 2 alone.
+    kill_process(pid(3), Signal::STOP).unwrap();
+    for _ in 0..3 {
+        let output = halfmoon(&["invoke", "grow", "200000", "--server", &dev.server()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    dev.kill_everything();
+    // 3 is given the log, and nobody gives it the state.
+    let dev = Dev::start_with(&data, &["--engines", "1", "--segment-mib", "1"]);
+    let have_the_log = || {
+        let listed = halfmoon(&["node", "list", "--json", "--data-dir", data.to_str().unwrap()]);
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let all = listed["nodes"].as_array().unwrap();
+        let ends: Vec<_> = all.iter().filter_map(|one| one["watermark"].as_u64()).collect();
+        ends.len() == 3 && ends.iter().all(|end| *end > 0 && *end == ends[0])
+    };
+    block_on(until("the log on all", have_the_log));
+    assert!(dev.stop());
+    let (sound, report) = verify(&data);
+    assert!(sound, "{report:#}");
+    assert!(report["state"]["versions_named"].as_u64().unwrap() >= 3, "{report:#}");
+    let set = cluster::replace_member(&store, NodeId(2), NodeId(4)).unwrap();
+    let epoch = cluster::read(&store).unwrap().epoch();
+    cluster::mark_committed(&store, set.version, epoch).unwrap();
+    let meta = data.join("meta");
+    let mut four = Command::new(HALFMOON)
+        .args(["run", "--role", "storage", "--node", "4", "--segment-mib", "1", "--data-dir"])
+        .arg(data.join("storage-4"))
+        .args(["--until-stdin-ends", "--meta"])
+        .arg(&meta)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    block_on(until("a member", || disks::find(&store, NodeId(4)).unwrap().is_some()));
+    drop(four.stdin.take());
+    assert!(four.wait().unwrap().success());
+    let (sound, report) = verify(&data);
+    assert!(sound, "1 has them, and 4 cannot have: {report:#}");
+    assert!(report["notes"].to_string().contains("node 4 has not copied all"), "{report:#}");
+    // Had it copied everything, they would be missing.
+    cluster::mark_copied(&store, NodeId(4)).unwrap();
+    let (sound, report) = verify(&data);
+    assert!(!sound && report["told"].to_string().contains("which only 1 nodes have"), "{report:#}");
 }
 
 #[test]
