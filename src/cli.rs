@@ -42,7 +42,13 @@ impl Cli {
     /// What the processes that this command starts are told as well.
     pub(crate) fn passed_on(&self) -> PassedOn {
         let (verbose, log, config) = (self.verbose, self.log.clone(), self.config.clone());
-        PassedOn { verbose, log, config }
+        let mut transport = None;
+        if let Command::Dev(Dev { machine: Machine { transport: chosen, .. }, .. })
+        | Command::Demo(Demo { transport: chosen, .. }) = &self.command
+        {
+            transport = Some(*chosen);
+        }
+        PassedOn { verbose, log, config, transport }
     }
 }
 
@@ -52,6 +58,7 @@ pub(crate) struct PassedOn {
     verbose: u8,
     log: Option<String>,
     config: Option<PathBuf>,
+    transport: Option<Transport>,
 }
 
 impl PassedOn {
@@ -60,7 +67,9 @@ impl PassedOn {
         let verbose = (0..self.verbose).map(|_| OsString::from("--verbose"));
         let log = self.log.iter().flat_map(|log| ["--log".into(), log.into()]);
         let config = self.config.iter().flat_map(|config| ["--config".into(), config.into()]);
-        verbose.chain(log).chain(config).collect()
+        let transport = self.transport.map(|transport| ["--transport", transport.name()]);
+        let transport = transport.into_iter().flatten().map(OsString::from);
+        verbose.chain(log).chain(config).chain(transport).collect()
     }
 }
 
@@ -161,6 +170,11 @@ pub(crate) struct Machine {
     #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
         value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
     pub(crate) log_table_mib: u32,
+
+    /// What nodes talk over: RDMA where both have an adapter, and TCP elsewhere; TCP only; or RDMA
+    /// only, and then they listen on the address of this machine's adapter.
+    #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
+    pub(crate) transport: Transport,
 }
 
 /// How many MiB the tables of the log may take.
@@ -230,6 +244,28 @@ impl Durability {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Transport {
+    /// RDMA for each pair of nodes that can, TCP for all others.
+    Auto,
+    /// TCP only.
+    Tcp,
+    /// RDMA only.
+    Rdma,
+}
+
+impl Transport {
+    /// As flags, files and reports name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     #[command(flatten)]
@@ -284,6 +320,15 @@ pub(crate) struct Demo {
     /// Only these protocols [default: all four].
     #[arg(long, value_delimiter = ',')]
     pub(crate) protocols: Vec<String>,
+
+    /// MiB of a segment of a storage node's logs; a slow disk is ready sooner with small ones.
+    #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
+        value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
+    pub(crate) segment_mib: u32,
+
+    /// What nodes talk over; RDMA only has them listen on the address of this machine's adapter.
+    #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
+    pub(crate) transport: Transport,
 }
 
 #[derive(Debug, Args)]
@@ -392,9 +437,14 @@ pub(crate) struct Run {
     #[arg(long, env = "HALFMOON_META")]
     pub(crate) meta: String,
 
-    /// Where lanes are accepted.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub(crate) listen: std::net::SocketAddr,
+    /// Where lanes are accepted [default: 127.0.0.1:0; with RDMA only, the address of an adapter].
+    #[arg(long)]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+
+    /// What lanes go over: RDMA where both nodes have an adapter, and TCP elsewhere; TCP only; or RDMA
+    /// only.
+    #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
+    pub(crate) transport: Transport,
 
     /// Where an engine's gateway listens.
     #[arg(long, default_value = "127.0.0.1:0")]

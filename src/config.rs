@@ -14,11 +14,11 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::{
     Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, REPLACE_AFTER_S, SEGMENT_MIBS, SPARES,
-    STANDBYS,
+    STANDBYS, Transport,
 };
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 12] = [
+pub(crate) const SETTINGS: [&str; 13] = [
     "server",
     "data_dir",
     "meta",
@@ -30,6 +30,7 @@ pub(crate) const SETTINGS: [&str; 12] = [
     "durability",
     "segment_mib",
     "log_table_mib",
+    "transport",
     "log",
 ];
 
@@ -54,6 +55,7 @@ struct File {
     segment_mib: Option<u32>,
     #[serde(default, deserialize_with = "log_table_mib")]
     log_table_mib: Option<u32>,
+    transport: Option<Transport>,
     #[serde(default, deserialize_with = "log")]
     log: Option<String>,
 }
@@ -172,6 +174,7 @@ impl File {
             self.durability.map(|durability| durability.name().to_owned()),
             number(self.segment_mib),
             number(self.log_table_mib),
+            self.transport.map(|transport| transport.name().to_owned()),
             self.log,
         ];
         let named = SETTINGS.into_iter().zip(values);

@@ -1,6 +1,6 @@
 //! Runs roles: one in this process until it is asked to stop, or all of them as threads.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Joining, Part};
 use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
+use halfmoon_rdma::Choice;
 use halfmoon_wire::{NodeId, Role};
 
-use crate::cli::{Machine, RoleName, Run};
+use crate::cli::{Machine, RoleName, Run, Transport};
 use crate::layout::{self, EnginePorts, Founded, Layout};
 use crate::{notify, stop};
 
@@ -28,13 +29,14 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
     let place = Place {
         node: NodeId(options.node),
         data_dir: options.data_dir.clone(),
-        listen: options.listen,
+        listen: listen(options.listen, options.transport)?,
         http: options.http,
         segment_mib: options.segment_mib,
         log_table_mib: options.log_table_mib,
         is_standby: options.standby,
         suspect_ms: options.suspect_ms,
         replace_after_s: options.replace_after_s,
+        transport: options.transport.into(),
     };
     if notify::is_wanted() {
         tell_when_ready(Arc::clone(&meta), options.role.into(), place.node, Arc::clone(&stop))?;
@@ -80,6 +82,27 @@ impl From<RoleName> for Role {
     }
 }
 
+/// Any port of an address: of what was asked for, else of this machine only, or of its adapter where
+/// nothing but RDMA will do.
+fn listen(asked: Option<SocketAddr>, transport: Transport) -> anyhow::Result<SocketAddr> {
+    let adapter = match transport {
+        Transport::Rdma => Some(halfmoon_rdma::address().map_err(anyhow::Error::msg)?),
+        Transport::Auto | Transport::Tcp => None,
+    };
+    let address = adapter.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    Ok(asked.unwrap_or(SocketAddr::new(address, 0)))
+}
+
+impl From<Transport> for Choice {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Auto => Self::Auto,
+            Transport::Tcp => Self::Tcp,
+            Transport::Rdma => Self::Rdma,
+        }
+    }
+}
+
 /// Where a node is and what it listens on.
 struct Place {
     node: NodeId,
@@ -91,6 +114,7 @@ struct Place {
     is_standby: bool,
     suspect_ms: u32,
     replace_after_s: u32,
+    transport: Choice,
 }
 
 fn run_role(
@@ -106,6 +130,7 @@ fn run_role(
             (config.is_standby, config.suspect_ms) = (place.is_standby, place.suspect_ms);
             config.replace_after = Duration::from_secs(place.replace_after_s.into());
             config.places_max = (u64::from(log_table_mib) << 20) / halfmoon_sequencer::PLACE_BYTES;
+            config.transport = place.transport;
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -117,12 +142,14 @@ fn run_role(
                 Durability::Flush => halfmoon_storage::Durability::Flush,
                 Durability::MemoryQuorum => halfmoon_storage::Durability::MemoryQuorum,
             };
-            let config = halfmoon_storage::Config::new(role, meta, listen.to_string());
+            let mut config = halfmoon_storage::Config::new(role, meta, listen.to_string());
+            config.transport = place.transport;
             halfmoon_storage::run(config, &stop).context("the storage node ended")
         }
         RoleName::Engine => {
-            let config =
+            let mut config =
                 halfmoon_engine::Config::new(meta, node, data_dir, listen.to_string(), http);
+            config.transport = place.transport;
             halfmoon_engine::run(config, stop).context("the engine ended")
         }
     }
@@ -151,6 +178,7 @@ impl InProcess {
     ) -> anyhow::Result<Self> {
         let engines = machine.engines;
         let Machine { segment_mib, log_table_mib, .. } = *machine;
+        let listen = listen(None, machine.transport)?;
         let stop = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut threads = Vec::new();
@@ -164,13 +192,14 @@ impl InProcess {
             let place = Place {
                 node,
                 data_dir,
-                listen: any,
+                listen,
                 http,
                 segment_mib,
                 log_table_mib,
                 is_standby,
                 suspect_ms,
                 replace_after_s: machine.replace_after_s,
+                transport: machine.transport.into(),
             };
             let stop = Arc::clone(&stop);
             let thread = std::thread::Builder::new()

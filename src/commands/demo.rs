@@ -13,7 +13,7 @@ use halfmoon_bench::report::{self, Provenance};
 use halfmoon_verify::Report;
 use serde_json::json;
 
-use crate::cli::{Demo, PassedOn, SEGMENT_MIB, log_table_mib_usual};
+use crate::cli::{Demo, PassedOn, Transport, log_table_mib_usual};
 use crate::commands::{show::print, verify};
 use crate::layout::{EnginePorts, Layout};
 use crate::supervisor::{self, Supervisor};
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         standbys: 1,
         spares: u32::from(arguments.chaos),
         replace_after_s: 0,
-        segment_mib: SEGMENT_MIB,
+        segment_mib: arguments.segment_mib,
         log_table_mib: log_table_mib_usual(),
         passed_on,
         log_files: true,
@@ -64,7 +64,8 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     supervisor.stop();
     let outcomes = outcomes
         .with_context(|| format!("the logs of all nodes are in {}/*.log", state.display()))?;
-    let page = report::write(&arguments.output, &outcomes, &provenance(&options))?;
+    let page =
+        report::write(&arguments.output, &outcomes, &provenance(&options, arguments.transport))?;
     let disks = arguments.chaos.then(|| verify::cluster(&layout, |line| say(line.into())));
     let disks = disks.transpose()?;
     let is_sound = disks.as_ref().is_none_or(|report| report.flaws == 0);
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         remove(&state)?;
     }
     if arguments.json {
-        let mut object = report::json(&outcomes, &provenance(&options));
+        let mut object = report::json(&outcomes, &provenance(&options, arguments.transport));
         object["flaws_on_disks"] = json!(disks.map(|report| report.flaws));
         print(&object.to_string());
     } else {
@@ -185,13 +186,23 @@ fn plan(arguments: &Demo) -> Plan {
     }
 }
 
-fn provenance(options: &Options) -> Provenance {
+/// What the nodes of this machine talk over.
+const fn carried(transport: Transport) -> &'static str {
+    match transport {
+        // Nodes listen on the loopback address, which few adapters have.
+        Transport::Auto => "rdma where the loopback address has a device, else tcp, loopback",
+        Transport::Tcp => "tcp, loopback",
+        Transport::Rdma => "rdma",
+    }
+}
+
+fn provenance(options: &Options, transport: Transport) -> Provenance {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Provenance {
         version: format!("halfmoon {}", env!("CARGO_PKG_VERSION")),
         host: format!("Linux {}, {cpus} processors, all roles on them", kernel.trim()),
-        transport: "tcp, loopback".into(),
+        transport: carried(transport).into(),
         durability: "flush: two of three before an acknowledgement".into(),
         load: format!(
             "mix at {} requests/s in slices of {} s, alternating; reservations at {}/s",

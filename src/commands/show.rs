@@ -65,6 +65,16 @@ pub(crate) fn status(target: &Target) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What goes over which transport.
+fn carried(transport: &Value) -> String {
+    let share = |name: &str| {
+        let (lanes, bytes) = (&transport[name]["lanes"], &transport[name]["bytes"]);
+        (lanes != 0 || bytes != 0).then(|| format!("{name}: {lanes} lanes, {bytes} bytes written"))
+    };
+    let shares: Vec<String> = ["tcp", "rdma"].into_iter().filter_map(share).collect();
+    if shares.is_empty() { "no lanes".to_owned() } else { shares.join("; ") }
+}
+
 /// What an engine says of itself and its cluster, for a person.
 fn described(answer: &Value) -> Vec<String> {
     let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
@@ -83,10 +93,9 @@ fn described(answer: &Value) -> Vec<String> {
         answer["committed"], answer["applied"], answer["safe_point"], answer["unanswered_appends"]
     ));
     lines.push(format!(
-        "durability {}; transport {}, {} lanes; {}",
+        "durability {}; {}; {}",
         text(&answer["durability"]),
-        text(&answer["transport"]["kind"]),
-        answer["transport"]["lanes"],
+        carried(&answer["transport"]),
         text(&answer["backend"])
     ));
     let sequencers: Vec<String> = list(&answer["sequencers"])
@@ -141,12 +150,13 @@ mod tests {
                 { "id": "7b", "function": "pay", "attempts": 1, "cursor": 38, "parked": null },
             ],
             "workers": [{ "pid": 1, "function": "pay" }, { "pid": 2, "function": null }],
-            "transport": { "kind": "tcp", "lanes": 6 }, "durability": "flush", "backend": "uring",
+            "transport": { "tcp": { "lanes": 1, "bytes": 80 }, "rdma": { "lanes": 5, "bytes": 9 } },
+            "durability": "flush", "backend": "uring",
         });
         let expected = [
             "engine 21 (incarnation 3) serves; epoch 4",
             "log: committed to 41, applied to 40, safe point 30; 0 appends unanswered",
-            "durability flush; transport tcp, 6 lanes; uring",
+            "durability flush; tcp: 1 lanes, 80 bytes written; rdma: 5 lanes, 9 bytes written; uring",
             "sequencers: 10 (active), 11 (standby, not connected)",
             "workers: 2, 1 of them at work",
             "unfinished invocations: 2 here, 5 in the cluster",

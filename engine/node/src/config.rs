@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use halfmoon_meta::MetaStore;
+use halfmoon_rdma::Choice;
 use halfmoon_wire::NodeId;
 
 use crate::pool::PoolConfig;
@@ -28,6 +29,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// How the hot thread waits.
     pub reactor: halfmoon_reactor::Options,
+    /// What lanes go over.
+    pub transport: Choice,
 }
 
 impl Config {
@@ -50,6 +53,7 @@ impl Config {
             advertise: None,
             pool: PoolConfig::for_cores(cores),
             reactor: halfmoon_reactor::Options::default(),
+            transport: Choice::default(),
         }
     }
 }

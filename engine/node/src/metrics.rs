@@ -73,6 +73,10 @@ counters! {
     applied_seqnum: "gauge" "The log is applied up to here.";
     log_places: "gauge" "Places of records in tags in the log's window.";
     log_places_max: "gauge" "Most such places: above it nothing is ordered until the log is trimmed.";
+    lanes_tcp: "gauge" "Lanes to other nodes that are up, over TCP.";
+    lanes_rdma: "gauge" "Lanes to other nodes that are up, over RDMA.";
+    lane_bytes_tcp_total: "counter" "Bytes written to other nodes over TCP.";
+    lane_bytes_rdma_total: "counter" "Bytes written to other nodes over RDMA.";
 }
 
 /// Upper bounds of the latency buckets, in µs.

@@ -10,9 +10,9 @@ use halfmoon_channel::Doorbell;
 use halfmoon_client::{Driver, MetaDirectory, Options};
 use halfmoon_meta::{ClusterError, Durability, MetaStore, NodeEntry, cluster, nodes};
 use halfmoon_protocol::intents::Owner;
+use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Op, Reactor, ReactorError, SharedReactor, UserId};
-use halfmoon_tcp::Tcp;
-use halfmoon_transport::{ExposeError, Memory, RegionId};
+use halfmoon_transport::{ExposeError, Memory, RegionId, Transport as _};
 use halfmoon_wire::Role;
 
 use crate::binaries::{Binaries, StoreError};
@@ -72,7 +72,7 @@ pub enum RunError {
     Broken,
 }
 
-type Lanes = Driver<Tcp, MetaDirectory>;
+type Lanes = Driver<Wire, MetaDirectory>;
 
 /// Runs an engine until `stop` is set: then it takes no more requests, gives running roots a while
 /// to end, and returns.
@@ -170,7 +170,8 @@ impl Node {
         let directory =
             MetaDirectory::new(meta, waker.clone()).map_err(system("start a thread"))?;
         let options = Options::new(info.id(), Role::Engine, config.node, incarnation);
-        let mut driver = Driver::new(Tcp::new(reactor.clone()), directory, &options, 0);
+        let transport = wire(reactor.clone(), config.transport);
+        let mut driver = Driver::new(transport, directory, &options, 0);
         let doorbell = Doorbell::new().map_err(system("make the workers' doorbell"))?;
         let wake = waker.clone();
         let nursery = Nursery::start(binaries.clone(), move || wake.wake())
@@ -288,7 +289,8 @@ impl Node {
         Ok(())
     }
 
-    fn gauges(&self) {
+    fn gauges(&mut self) {
+        let traffic = self.driver.endpoint_mut().transport().traffic();
         let metrics = &self.hot.metrics;
         let unfinished = self.hot.roots.borrow().len() as u64;
         metrics.roots_unfinished.store(unfinished, Ordering::Relaxed);
@@ -296,6 +298,10 @@ impl Node {
         let (places, most) = self.hot.log.places();
         metrics.log_places.store(places, Ordering::Relaxed);
         metrics.log_places_max.store(most, Ordering::Relaxed);
+        metrics.lanes_tcp.store(traffic.tcp.lanes, Ordering::Relaxed);
+        metrics.lanes_rdma.store(traffic.rdma.lanes, Ordering::Relaxed);
+        metrics.lane_bytes_tcp_total.store(traffic.tcp.bytes, Ordering::Relaxed);
+        metrics.lane_bytes_rdma_total.store(traffic.rdma.bytes, Ordering::Relaxed);
     }
 
     /// Tells where the gateway is, once. Blocks for a moment, before the first request.
@@ -318,8 +324,8 @@ impl Node {
     fn obey(&mut self, command: Command) {
         let Self { hot, driver, constants, .. } = self;
         obey(hot, command, |what| {
-            let lanes = driver.endpoint_mut().lanes().count();
-            show::show(hot, what, constants, lanes)
+            let traffic = driver.endpoint_mut().transport().traffic();
+            show::show(hot, what, constants, traffic)
         });
     }
 

@@ -2,6 +2,7 @@
 
 use halfmoon_client::SequencerLane;
 use halfmoon_protocol::{Order, Protocol};
+use halfmoon_transport::{Share, Traffic};
 use serde_json::{Value, json};
 
 use crate::command::Document;
@@ -16,12 +17,16 @@ pub(crate) struct Constants {
     pub(crate) backend: String,
 }
 
-pub(crate) fn show(hot: &Hot, what: Document, constants: &Constants, lanes: usize) -> Value {
+pub(crate) fn show(hot: &Hot, what: Document, constants: &Constants, traffic: Traffic) -> Value {
     match what {
         Document::Functions => functions(hot),
         Document::Tables => tables(hot),
-        Document::Engine => engine(hot, constants, lanes),
+        Document::Engine => engine(hot, constants, traffic),
     }
+}
+
+fn share(share: Share) -> Value {
+    json!({ "lanes": share.lanes, "bytes": share.bytes })
 }
 
 fn functions(hot: &Hot) -> Value {
@@ -85,7 +90,7 @@ fn sequencers(hot: &Hot) -> Vec<Value> {
     hot.log.sequencers().iter().map(show).collect()
 }
 
-fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
+fn engine(hot: &Hot, constants: &Constants, traffic: Traffic) -> Value {
     let roots = hot.roots.borrow();
     let listed: Vec<Value> = roots
         .values()
@@ -131,7 +136,7 @@ fn engine(hot: &Hot, constants: &Constants, lanes: usize) -> Value {
         "takeovers": hot.takeovers.borrow().show(),
         "roots": listed,
         "workers": workers,
-        "transport": { "kind": "tcp", "lanes": lanes },
+        "transport": { "tcp": share(traffic.tcp), "rdma": share(traffic.rdma) },
         "durability": constants.durability,
         "backend": constants.backend,
         "stopping": hot.stopping.get(),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use halfmoon_meta::{ClusterError, MetaStore, cluster, nodes};
+use halfmoon_rdma::{Choice, Wire, wire};
 use halfmoon_reactor::{Reactor, ReactorError};
-use halfmoon_tcp::Tcp;
 use halfmoon_transport::ListenError;
 use halfmoon_wire::{NodeId, Role as WireRole};
 
@@ -59,6 +59,8 @@ pub struct Config {
     pub is_standby: bool,
     /// How the thread waits.
     pub reactor: halfmoon_reactor::Options,
+    /// What lanes go over.
+    pub transport: Choice,
 }
 
 /// Why a sequencer did not start, or does not go on.
@@ -103,6 +105,7 @@ impl Config {
             replace_after: Duration::from_secs(REPLACE_AFTER_S_DEFAULT.into()),
             is_standby: false,
             reactor: halfmoon_reactor::Options::default(),
+            transport: Choice::default(),
         }
     }
 }
@@ -128,7 +131,7 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
         places_max: config.places_max,
         suspect_ms: config.suspect_ms,
     };
-    let mut role = Role::new(Tcp::new(reactor.clone()), options);
+    let mut role = Role::new(wire(reactor.clone(), config.transport), options);
     let address = role.listen(&config.listen)?;
     let bound = address.parse().ok();
     let published = config.advertise.or(bound).ok_or(RunError::Address { address })?;
@@ -167,7 +170,7 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
     })
 }
 
-fn notify(role: &mut Role<Tcp>, now: Now, notice: Notice) {
+fn notify(role: &mut Role<Wire>, now: Now, notice: Notice) {
     match notice {
         Notice::Located(node, address) => role.located(now, node, address.as_deref()),
         Notice::Looked(scene) => role.looked(now, scene),

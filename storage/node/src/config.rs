@@ -7,6 +7,7 @@ use std::time::Duration;
 use halfmoon_log::limits::TAIL_MAX_BYTES;
 use halfmoon_log::{Contents, LogConfig, LogId};
 use halfmoon_meta::MetaStore;
+use halfmoon_rdma::Choice;
 use halfmoon_wire::NodeId;
 
 use crate::scrub::Pace;
@@ -58,6 +59,8 @@ pub struct Config {
     pub scrub: Pace,
     /// Do without io_uring.
     pub no_uring: bool,
+    /// What lanes go over.
+    pub transport: Choice,
 }
 
 impl RoleConfig {
@@ -104,6 +107,7 @@ impl Config {
     /// With defaults.
     #[must_use]
     pub fn new(role: RoleConfig, meta: Arc<dyn MetaStore>, listen: String) -> Self {
-        Self { role, meta, listen, spin: Duration::ZERO, scrub: Pace::default(), no_uring: false }
+        let (spin, scrub, transport) = (Duration::ZERO, Pace::default(), Choice::default());
+        Self { role, meta, listen, spin, scrub, no_uring: false, transport }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
+use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
-use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
 use halfmoon_wire::{Hello, Role as RoleKind};
 
@@ -39,7 +39,8 @@ pub fn run_with(
     tracing::info!(%node, backend, "storage node is starting");
     let incarnation = nodes::next_incarnation(&*config.meta, node)?;
     let hello = Hello { cluster: id, role: RoleKind::Storage, node, incarnation };
-    let endpoint = Endpoint::new(Tcp::new(reactor.clone()), EndpointOptions::new(hello.to_bytes()));
+    let transport = wire(reactor.clone(), config.transport);
+    let endpoint = Endpoint::new(transport, EndpointOptions::new(hello.to_bytes()));
     let disk = ReactorDisk::new(reactor.clone());
     let wake = Arc::new(reactor.borrow().waker());
     let mut role = Role::open(config.role.clone(), endpoint, disk, config.meta.clone(), wake)?;
@@ -81,7 +82,7 @@ pub(crate) fn reactor_options(config: &Config) -> Options {
     Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin }
 }
 
-fn turn(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
+fn turn(role: &mut Role<Wire, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
     let more = role.turn(Instant::now())?;
     let sleep = if more { Duration::ZERO } else { SLEEP_MAX };
     reactor.borrow_mut().wait(sleep)?;
@@ -89,7 +90,7 @@ fn turn(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<()
 }
 
 /// Flushes what was accepted, and says on disk that it was.
-fn finish(role: &mut Role<Tcp, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
+fn finish(role: &mut Role<Wire, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
     let end = Instant::now() + STOP_PATIENCE;
     for marked in [false, true] {
         if marked {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
+use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Reactor, SharedReactor};
-use halfmoon_tcp::Tcp;
 use halfmoon_transport::{Endpoint, EndpointOptions, Event, LaneId, ListenError};
 use halfmoon_wire::{Hello, Message, NodeStatus, Role as RoleKind};
 
@@ -70,7 +70,7 @@ pub(crate) fn wait(config: &Config, stop: &AtomicBool) -> Result<bool, NodeError
 
 struct Waiting {
     reactor: SharedReactor,
-    endpoint: Endpoint<Tcp>,
+    endpoint: Endpoint<Wire>,
     entry: NodeEntry,
     cluster: u128,
 }
@@ -82,7 +82,7 @@ impl Waiting {
         let incarnation = nodes::next_incarnation(&*config.meta, node)?;
         let hello = Hello { cluster, role: RoleKind::Storage, node, incarnation };
         let options = EndpointOptions::new(hello.to_bytes());
-        let mut endpoint = Endpoint::new(Tcp::new(reactor.clone()), options);
+        let mut endpoint = Endpoint::new(wire(reactor.clone(), config.transport), options);
         let address = endpoint.listen(&config.listen)?;
         let address: SocketAddr =
             address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;

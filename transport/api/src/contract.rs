@@ -297,6 +297,24 @@ pub enum PostError {
     BadSource,
 }
 
+/// What goes over lanes of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Lanes that are up.
+    pub lanes: u64,
+    /// Bytes of writes that were posted on such lanes, since the transport was made.
+    pub bytes: u64,
+}
+
+/// What goes which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Over TCP.
+    pub tcp: Share,
+    /// Over RDMA.
+    pub rdma: Share,
+}
+
 /// Most bytes of one write.
 pub const MAX_WRITE_BYTES: usize = 64 << 20;
 
@@ -349,6 +367,12 @@ pub trait Transport {
 
     /// Does the work that can be done now and appends what happened to `occurrences`.
     fn poll(&mut self, occurrences: &mut Vec<Occurrence>);
+
+    /// What goes over the network, for those who look after it. Nothing does in a transport that has
+    /// none.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
 }
 
 /// Ends the sleep of the thread that owns an endpoint. The reactor's waker is one.

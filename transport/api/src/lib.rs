@@ -44,7 +44,7 @@ pub mod regions;
 
 pub use contract::{
     Access, DialError, DownReason, ExposeError, LaneId, ListenError, Occurrence, PostError,
-    RegionId, RemoteSpan, Source, Token, Transport, Wake,
+    RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport, Wake,
 };
 pub use endpoint::{Endpoint, EndpointOptions, Event, SendError, Turn};
 

@@ -8,6 +8,6 @@ pub enum Choice {
     Auto,
     /// TCP only.
     Tcp,
-    /// RDMA only: a lane that cannot be one over RDMA goes down.
+    /// RDMA only: a lane that is dialled and cannot be one over RDMA goes down.
     Rdma,
 }

@@ -10,6 +10,10 @@
 //!
 //! `unsafe` code of this package is in `library.rs` and `verbs.rs`.
 
+use std::net::IpAddr;
+
+use halfmoon_reactor::SharedReactor;
+
 mod choice;
 #[cfg(feature = "verbs")]
 mod deal;
@@ -47,3 +51,27 @@ pub type Wire = Rdma;
 /// The transport of nodes: the best that this build has.
 #[cfg(not(feature = "verbs"))]
 pub type Wire = halfmoon_tcp::Tcp;
+
+/// A transport for a node.
+#[must_use]
+pub fn wire(reactor: SharedReactor, choice: Choice) -> Wire {
+    #[cfg(feature = "verbs")]
+    return Rdma::new(reactor, choice);
+    // The only choice there is.
+    #[cfg(not(feature = "verbs"))]
+    return {
+        let _ = choice;
+        halfmoon_tcp::Tcp::new(reactor)
+    };
+}
+
+/// An address of an adapter of this machine: lanes between such addresses can be ones over RDMA.
+///
+/// # Errors
+/// When there is none, in words for whoever asked for RDMA.
+pub fn address() -> Result<IpAddr, String> {
+    #[cfg(feature = "verbs")]
+    return place::any_address(&verbs::devices().map_err(|why| why.to_string())?);
+    #[cfg(not(feature = "verbs"))]
+    return Err("this build has no RDMA: build it with `--features rdma`".to_owned());
+}

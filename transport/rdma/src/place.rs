@@ -1,8 +1,11 @@
 //! Where an adapter is in the network, as the kernel tells it in files.
 
 use std::fs;
-use std::net::Ipv6Addr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use crate::verbs::Device;
 
 /// Where the kernel lists adapters.
 const DEVICES: &str = "/sys/class/infiniband";
@@ -28,10 +31,30 @@ pub(crate) struct Place {
 
 /// Port and index of an address, if the adapter has it.
 pub(crate) fn find(device: &str, gid: &[u8; 16]) -> Option<(u8, u8)> {
-    find_in(&Path::new(DEVICES).join(device).join("ports"), gid)
+    let found = find_in(&ports_of(device), |octets| octets == gid);
+    found.map(|(port, index, _)| (port, index))
 }
 
-fn find_in(ports: &Path, gid: &[u8; 16]) -> Option<(u8, u8)> {
+/// An IPv4 address of one of these adapters whose port works.
+pub(crate) fn any_address(devices: &[Rc<Device>]) -> Result<IpAddr, String> {
+    let mapped = |octets: &[u8; 16]| Ipv6Addr::from(*octets).to_ipv4_mapped();
+    devices
+        .iter()
+        .find_map(|device| {
+            let (port, _, octets) =
+                find_in(&ports_of(device.name()), |octets| mapped(octets).is_some())?;
+            device.mtu(port).ok()?;
+            mapped(&octets).map(IpAddr::V4)
+        })
+        .ok_or_else(|| "no RDMA device here works and has an IPv4 address (RoCE v2)".to_owned())
+}
+
+fn ports_of(device: &str) -> PathBuf {
+    Path::new(DEVICES).join(device).join("ports")
+}
+
+/// The first address that will do: port, index, address.
+fn find_in(ports: &Path, will_do: impl Fn(&[u8; 16]) -> bool) -> Option<(u8, u8, [u8; 16])> {
     let mut numbers: Vec<u8> = fs::read_dir(ports)
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -44,9 +67,9 @@ fn find_in(ports: &Path, gid: &[u8; 16]) -> Option<(u8, u8)> {
             let read = |list: &str| fs::read_to_string(folder.join(list).join(index.to_string()));
             let address = read("gids").ok().and_then(|text| text.trim().parse::<Ipv6Addr>().ok());
             match address.map(|address| address.octets()).filter(|octets| octets != &[0; 16]) {
-                Some(octets) if &octets == gid => {
+                Some(octets) if will_do(&octets) => {
                     if read("gid_attrs/types").is_ok_and(|kind| kind.trim() == KIND) {
-                        return Some((port, index));
+                        return Some((port, index, octets));
                     }
                     empty = 0;
                 }
@@ -59,4 +82,31 @@ fn find_in(ports: &Path, gid: &[u8; 16]) -> Option<(u8, u8)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_behind_others_and_empty_places_and_only_of_the_right_kind() {
+        let ports = tempfile::tempdir().unwrap();
+        let add = |port: &str, index: usize, address: &str, kind: &str| {
+            for (list, text) in [("gids", address), ("gid_attrs/types", kind)] {
+                let folder = ports.path().join(port).join(list);
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join(index.to_string()), format!("{text}\n")).unwrap();
+            }
+        };
+        let wanted = "0000:0000:0000:0000:0000:ffff:0a09:0001";
+        add("1", 0, "fe80:0000:0000:0000:c874:e5ff:fe96:2b3d", "RoCE v2");
+        add("1", 1, "0000:0000:0000:0000:0000:0000:0000:0000", "RoCE v2");
+        add("1", 2, wanted, "IB/RoCE v1");
+        add("1", 3, wanted, "RoCE v2");
+        add("2", 0, wanted, "RoCE v2");
+        let octets = wanted.parse::<Ipv6Addr>().unwrap().octets();
+        assert_eq!(find_in(ports.path(), |found| *found == octets), Some((1, 3, octets)));
+        assert_eq!(find_in(ports.path(), |found| found[0] == 1), None);
+        assert_eq!(find_in(&ports.path().join("none"), |_| true), None);
+    }
 }

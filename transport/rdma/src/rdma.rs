@@ -13,7 +13,7 @@ use halfmoon_reactor::{Op, SharedReactor, UserId};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{
     Access, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence, PostError,
-    RegionId, RemoteSpan, Source, Token, Transport,
+    RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
 };
 
 use crate::choice::Choice;
@@ -56,6 +56,8 @@ pub struct Rdma {
     /// Reused between turns.
     heard: Vec<Occurrence>,
     news: Vec<News>,
+    /// Bytes of writes that were posted on links.
+    bytes: u64,
 }
 
 struct Lane {
@@ -117,6 +119,7 @@ impl Rdma {
             occurrences: Vec::new(),
             heard: Vec::new(),
             news: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -217,7 +220,7 @@ impl Rdma {
     }
 }
 
-fn open_devices() -> Vec<Rc<Device>> {
+pub(crate) fn open_devices() -> Vec<Rc<Device>> {
     match verbs::devices() {
         Ok(devices) => {
             let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
@@ -242,7 +245,7 @@ impl Transport for Rdma {
     fn dial(&mut self, address: &str) -> Result<LaneId, DialError> {
         let lane = self.tcp.dial(address)?;
         let is_shunned = self.shunned.get(address).is_some_and(|until| *until > Instant::now());
-        if !self.devices.is_empty() && (self.choice == Choice::Rdma || !is_shunned) {
+        if self.choice == Choice::Rdma || !self.devices.is_empty() && !is_shunned {
             self.dialled.insert(lane, address.to_owned());
         }
         Ok(lane)
@@ -289,7 +292,10 @@ impl Transport for Rdma {
             Source::Memory { memory, .. } => self.exposures.source(memory, &wired.device),
             Source::Bytes { .. } => None,
         };
-        wired.link.push_write(to, source, token, registered)
+        let len = source.len() as u64;
+        wired.link.push_write(to, source, token, registered)?;
+        self.bytes += len;
+        Ok(())
     }
 
     fn has_room(&self, lane: LaneId) -> bool {
@@ -322,6 +328,15 @@ impl Transport for Rdma {
         self.end_stalled();
         self.exposures.revoke_late();
         occurrences.append(&mut self.occurrences);
+    }
+
+    fn traffic(&self) -> Traffic {
+        let lanes = self.lanes.values().filter(|found| found.is_up()).count() as u64;
+        let mut traffic = self.tcp.traffic();
+        // Their connections are up as well, and carry nothing.
+        traffic.tcp.lanes = traffic.tcp.lanes.saturating_sub(lanes);
+        traffic.rdma = Share { lanes, bytes: self.bytes };
+        traffic
     }
 }
 

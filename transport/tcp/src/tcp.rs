@@ -12,7 +12,7 @@ use halfmoon_transport::memory;
 use halfmoon_transport::regions::{Regions, Target};
 use halfmoon_transport::{
     Access, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence, PostError,
-    RegionId, RemoteSpan, Source, Token, Transport,
+    RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
 };
 use rustix::net::sockopt;
 
@@ -44,6 +44,8 @@ pub struct Tcp {
     pub(crate) lanes: LaneMap<Lane>,
     regions: Regions,
     occurrences: Vec<Occurrence>,
+    /// Bytes of writes that were posted.
+    bytes: u64,
 }
 
 impl Tcp {
@@ -60,6 +62,7 @@ impl Tcp {
             lanes: LaneMap::new(),
             regions: Regions::new(),
             occurrences: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -438,6 +441,7 @@ impl Transport for Tcp {
             }
         }
         found.out.tokens.extend(token);
+        self.bytes += len as u64;
         Ok(())
     }
 
@@ -473,6 +477,11 @@ impl Transport for Tcp {
         }
         self.end_silent();
         occurrences.append(&mut self.occurrences);
+    }
+
+    fn traffic(&self) -> Traffic {
+        let lanes = self.lanes.iter().filter(|(_, found)| found.stage == Stage::Up).count() as u64;
+        Traffic { tcp: Share { lanes, bytes: self.bytes }, ..Traffic::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::place::{self, Place};
 use crate::verbs::Device;
 
 /// How long the first writes of both sides may take; then it is TCP.
-const DECIDE_TIME: Duration = Duration::from_secs(2);
+const DECIDE_TIME: Duration = Duration::from_secs(3);
 
 /// How long the side that was dialled waits for the decision of the other.
 const WAIT_TIME: Duration = Duration::from_secs(5);
@@ -68,8 +68,9 @@ impl Rdma {
         let found = self.lanes.get_mut(&lane);
         let (Some(theirs), Some(found)) = (theirs, found.filter(|found| found.meeting.is_some()))
         else {
+            let is_dialler = self.lanes.get(&lane).is_some_and(|found| found.dialled.is_some());
             self.over_tcp(lane);
-            return self.greet_above(lane, greeting, false);
+            return self.greet_above(lane, greeting, !is_dialler);
         };
         let is_dialler = found.dialled.is_some();
         let time = if is_dialler { DECIDE_TIME } else { WAIT_TIME };
@@ -139,15 +140,17 @@ impl Rdma {
     fn decided(&mut self, lane: LaneId, rdma: bool) {
         let Some(found) = self.lanes.get_mut(&lane) else { return };
         let Some(meeting) = found.meeting.take() else { return };
+        let is_dialler = found.dialled.is_some();
         self.tcp.withdraw(meeting.region);
         if rdma {
             if let Some(wired) = &mut found.link {
+                tracing::info!(%lane, device = wired.device.name(), "the lane is one over RDMA");
                 wired.link.begun();
             }
         } else {
             self.over_tcp(lane);
         }
-        self.greet_above(lane, meeting.greeting, rdma);
+        self.greet_above(lane, meeting.greeting, rdma || !is_dialler);
     }
 
     /// The lane is one over TCP from now on.
@@ -157,9 +160,10 @@ impl Rdma {
         self.exposures.lane_is_tcp(lane);
     }
 
-    /// Tells the layer above that the lane carries writes.
-    fn greet_above(&mut self, lane: LaneId, greeting: Vec<u8>, rdma: bool) {
-        if !rdma && self.choice == Choice::Rdma {
+    /// Tells the layer above that the lane carries writes, unless it was dialled from here and is not
+    /// what was asked for. Who accepts a lane takes it as it comes.
+    fn greet_above(&mut self, lane: LaneId, greeting: Vec<u8>, as_wanted: bool) {
+        if !as_wanted && self.choice == Choice::Rdma {
             tracing::warn!(%lane, "RDMA was asked for and cannot be had: the lane goes down");
             return self.tcp.close(lane, DownReason::Lost(io::ErrorKind::Unsupported));
         }
