@@ -302,6 +302,7 @@ mod tests {
         let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
                    standbys = 2\nspares = 1\nreplace_after_s = 0\nport = 0\n\
                    durability = \"memory-quorum\"\nsegment_mib = 4\nlog_table_mib = 9\n\
+                   transport = \"tcp\"\n\
                    log = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
@@ -321,6 +322,7 @@ mod tests {
             ("segment_mib = -1", &["line 2", "-1 is not allowed", "1 to 1024"]),
             ("port = 65536", &["line 2", "65536", "u16"]),
             ("durability = \"flsh\"", &["line 2", "flsh", "`flush`", "`memory-quorum`"]),
+            ("transport = \"udp\"", &["line 2", "udp", "`auto`", "`rdma`"]),
             ("log = \"a=b=c\"", &["line 2", "a=b=c"]),
             ("port = ", &["line 2"]),
         ] {

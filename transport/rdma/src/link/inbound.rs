@@ -2,11 +2,16 @@
 
 use std::time::Instant;
 
+use halfmoon_transport::contract::MAX_WRITE_BYTES;
+use halfmoon_transport::regions::MAX_REGIONS;
 use halfmoon_transport::{DownReason, Token};
 
-use super::{Link, NOTE_STRIDE, RECEIVE, Remote, reason};
+use super::{Link, NOTE_STRIDE, QUEUE_BYTES, RECEIVE, Remote, reason};
 use crate::note::{NOTE_BYTES, Note, Say};
 use crate::work::Finished;
+
+/// Answers that wait for the peer to have room for notes. It asks one thing at a time.
+const ANSWERS_MAX: usize = 1024;
 
 /// What the transport has to know of what came.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ impl Link {
             return news.push(News::Failed(DownReason::Lost(error.kind())));
         }
         self.counts.notes_taken = self.counts.notes_taken.wrapping_add(1);
-        if self.count(note, news).is_none() {
+        if self.count(note, news).is_none() || self.is_overburdened() {
             return news.push(News::Failed(DownReason::Corrupt));
         }
         self.said(note.say, news);
@@ -56,6 +61,13 @@ impl Link {
             self.staging.give_back(flight.staged);
         }
         self.last_progress = Instant::now();
+    }
+
+    /// Whether the peer asks for more than any that also listens: answers and names would pile up.
+    fn is_overburdened(&self) -> bool {
+        self.urgent.len() > ANSWERS_MAX
+            || self.remotes.len() > MAX_REGIONS
+            || self.queued > 2 * QUEUE_BYTES + MAX_WRITE_BYTES
     }
 
     /// Takes the counts of a note; `None` if they cannot be.
