@@ -134,7 +134,10 @@ fn what_a_member_that_has_not_copied_the_state_lacks_is_no_flaw() {
     assert!(sound, "1 has them, and 4 cannot have: {report:#}");
     assert!(report["notes"].to_string().contains("node 4 has not copied all"), "{report:#}");
     // Had it copied everything, they would be missing.
-    cluster::mark_copied(&store, NodeId(4)).unwrap();
+    let identity = data.join("storage-4/identity");
+    let said = std::fs::read_to_string(&identity).unwrap();
+    assert!(said.contains("whole no\n"), "{said}");
+    std::fs::write(&identity, said.replace("whole no\n", "whole yes\n")).unwrap();
     let (sound, report) = verify(&data);
     assert!(!sound && report["told"].to_string().contains("which only 1 nodes have"), "{report:#}");
 }
