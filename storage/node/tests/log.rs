@@ -141,6 +141,44 @@ fn an_empty_node_fetches_what_lies_below_the_window_from_a_peer() {
 }
 
 #[test]
+fn what_is_missing_is_fetched_from_the_members_of_the_epoch_that_it_is_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut full = Node::open(dir.path(), 1);
+    let mut first = Sequencer::open(1, &mut full);
+    for _ in 0..10 {
+        first.stream(100);
+    }
+    first.settle(&mut full);
+    let mut empty = Node::open(dir.path(), 3);
+    let mut second = Sequencer {
+        peer: Peer::dial(Role_::Sequencer, 100, &mut empty),
+        epoch: 1,
+        history: first.history.clone(),
+        end: first.end,
+        // Node 2 does not exist.
+        members: vec![NodeId(2), NodeId(3)],
+    };
+    second.welcome(901);
+    for _ in 0..100 {
+        empty.turn();
+        second.peer.turn();
+    }
+    let follows = |bytes: &Vec<u8>| matches!(Message::parse(bytes), Ok(Message::Follow { .. }));
+    assert!(!second.peer.inbox.iter().any(follows), "nobody could be asked");
+    let mut next = Sequencer::open(2, &mut full);
+    next.stream(1);
+    next.settle(&mut full);
+    (second.epoch, second.history, second.end) = (2, next.history.clone(), next.end);
+    second.members = MEMBERS.to_vec();
+    second.welcome(901);
+    let from = second.peer.expect(&mut [&mut empty, &mut full], |message| match message {
+        Message::Follow { from } => Some(from.0),
+        _ => None,
+    });
+    assert!(from >= 901);
+}
+
+#[test]
 fn a_failed_flush_stops_the_node_and_nothing_it_held_was_acknowledged() {
     for short in [false, true] {
         let dir = tempfile::tempdir().unwrap();

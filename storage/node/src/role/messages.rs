@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use halfmoon_log::{StreamOutcome, WelcomeInfo};
 use halfmoon_transport::{Event, LaneId, RegionId};
-use halfmoon_wire::{Epoch, Hello, Message, NodeStatus, Role as PeerRole, SeqNum, StateRequest};
+use halfmoon_wire::{
+    Epoch, Hello, Message, NodeId, NodeStatus, Role as PeerRole, SeqNum, StateRequest,
+};
 
 use super::Core;
 use crate::disk::Disk;
@@ -82,11 +84,7 @@ impl<D: Disk> Core<D> {
                 let info = WelcomeInfo { epoch, history: &history, window_start, tail };
                 match self.replica.welcome(info) {
                     Ok(()) if self.replica.epoch() == Some(epoch) => {
-                        self.sequencer = Some(lane);
-                        if let Some(copy) = self.copying.under_way() {
-                            copy.welcome(epoch, &members, self.now);
-                        }
-                        self.members = members;
+                        self.welcomed(lane, epoch, members);
                     }
                     Ok(()) => {}
                     Err(error) => self.lanes.doom(lane, &error),
@@ -133,6 +131,19 @@ impl<D: Disk> Core<D> {
             | Message::StateAnswer { .. }
             | Message::Status(_) => self.unexpected(lane, &message),
         }
+    }
+
+    /// This node is in an epoch that has these members.
+    fn welcomed(&mut self, lane: LaneId, epoch: Epoch, members: Vec<NodeId>) {
+        self.sequencer = Some(lane);
+        if let Some(copy) = self.copying.under_way() {
+            copy.welcome(epoch, &members, self.now);
+        }
+        if self.members != members {
+            // Who was asked may have left, and have nothing any more.
+            self.fetch = None;
+        }
+        self.members = members;
     }
 
     fn state_request(
