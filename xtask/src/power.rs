@@ -1,7 +1,7 @@
 //! `cargo xtask power`: loss of power in the middle of writes.
 //!
 //! Killing a process loses nothing that it wrote: the page cache outlives it. So what is said to be
-//! durable is tried on devices that do forget ([`volume::Way`]). Before anything else is believed,
+//! durable is tried on devices that do forget ([`Way`]). Before anything else is believed,
 //! a small writer shows that each device forgets what was not flushed, and keeps what was.
 
 mod writer;
