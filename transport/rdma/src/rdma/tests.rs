@@ -257,3 +257,37 @@ fn a_peer_that_is_gone_in_the_middle_of_a_long_write_harms_nobody() {
     assert_eq!(last.load(std::sync::atomic::Ordering::Acquire), 0, "it was over already");
     works(&mut friend, friend_to_node, &mut node, to_friend);
 }
+
+#[test]
+fn a_lane_carries_many_more_batches_both_ways_than_there_is_room_for_at_once() {
+    let (mut node, address) = listening();
+    let (mut peer, to_node, to_peer) = peer(&mut node, &address);
+    let (at_node, region_of_node, _) = exposed(&mut node, to_peer, &mut peer, to_node);
+    let (_, region_of_peer, _) = exposed(&mut peer, to_node, &mut node, to_peer);
+    let batches = 5 * u64::from(crate::verbs::NOTES_DEPTH);
+    let (mut posted, mut completed) = (0, [0, 0]);
+    until("all completions", || {
+        for (end, lane, region) in
+            [(&mut peer, to_node, region_of_node), (&mut node, to_peer, region_of_peer)]
+        {
+            if posted < batches {
+                let to = RemoteSpan { region, offset: 0 };
+                let word = (posted + 1).to_le_bytes();
+                let post =
+                    end.transport.post_write(lane, to, Source::bytes(&word), Some(Token(posted)));
+                assert_eq!(post, Ok(()));
+            }
+            end.transport.flush();
+            end.transport.poll(&mut end.seen);
+        }
+        posted += u64::from(posted < batches);
+        for (end, count) in [&mut peer, &mut node].into_iter().zip(&mut completed) {
+            for seen in end.seen.drain(..) {
+                assert!(matches!(seen, Occurrence::Completed { token, .. } if token.0 == *count));
+                *count += 1;
+            }
+        }
+        completed == [batches; 2]
+    });
+    assert_eq!(bytes_of(&at_node)[..8], batches.to_le_bytes());
+}
