@@ -7,6 +7,7 @@
 #[expect(unreachable_pub, reason = "the audit that the demo has, which is public there")]
 mod audit;
 mod cluster;
+mod guard;
 mod judge;
 mod load;
 mod net;

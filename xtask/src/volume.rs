@@ -130,6 +130,12 @@ impl Volume {
         self.mount.clone()
     }
 
+    /// What is mounted for it, in the order in which it can be unmounted.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        let disk = self.disk.iter().map(|disk| disk.mount.clone());
+        std::iter::once(self.mount.clone()).chain(disk).collect()
+    }
+
     fn image(&self) -> PathBuf {
         self.folder.join("image")
     }
@@ -200,7 +206,10 @@ impl Drop for Volume {
 }
 
 impl Disk {
+    /// In process groups of their own: who is told to end while its file system is mounted leaves that
+    /// hanging.
     fn start(way: Way, folder: &Path, image: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::process::CommandExt as _;
         let socket = folder.join("socket");
         let mount = folder.join("disk");
         fs::create_dir_all(&mount)?;
@@ -221,6 +230,7 @@ impl Disk {
                 .to_vec(),
                 Way::FileSystem | Way::Device => vec!["cache=writeback".to_owned()],
             })
+            .process_group(0)
             .stdin(Stdio::null())
             .spawn()?;
         wait_until("nbdkit listens", || socket.exists())?;
@@ -228,6 +238,7 @@ impl Disk {
             .arg(mount.join("disk"))
             .arg("--unix")
             .arg(&socket)
+            .process_group(0)
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;

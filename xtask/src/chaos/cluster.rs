@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use super::guard::Guard;
 use super::net::{self, PORT};
 use super::plan::{ETCD, Node, STORAGE};
 use crate::run::target;
@@ -14,6 +15,8 @@ use crate::volume::{Volume, Way, call, wait_until};
 
 /// Pause before a node that has ended is started again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long the first start may take, on a slow machine.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(90);
 /// How long a node may take to end when it is asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// MiB of a segment: small, so that a full disk is noticed and segments end often.
@@ -77,6 +80,8 @@ pub(super) struct Cluster {
     place: Place,
     processes: Vec<Process>,
     disks: Vec<(Node, Volume)>,
+    /// The last to go.
+    _guard: Guard,
     /// Nodes that ended and were not killed, and how.
     pub(super) ended: Vec<(Node, ExitStatus)>,
 }
@@ -92,10 +97,12 @@ impl Cluster {
                 .push((node, Volume::create_at(way, folder, place.data().join(node.to_string()))?));
         }
         fs::create_dir_all(place.data())?;
+        let mounts: Vec<PathBuf> = disks.iter().flat_map(|(_, disk)| disk.mounts()).collect();
+        let guard = Guard::start(&mounts)?;
         let now = Instant::now();
         let process = |node: &Node| Process { node: *node, child: None, ended: now, held: 0 };
         let processes = nodes.iter().map(process).collect();
-        let mut cluster = Self { place, processes, disks, ended: Vec::new() };
+        let mut cluster = Self { place, processes, disks, _guard: guard, ended: Vec::new() };
         if cluster.place.etcd {
             cluster.start(ETCD)?;
             wait_until("etcd takes connections", || {
@@ -121,12 +128,13 @@ impl Cluster {
             .stderr(log)
             .spawn()?;
         let said = || fs::read_to_string(self.place.folder.join("founding.out"));
-        let up = wait_until("the cluster is founded", || {
-            said().is_ok_and(|said| said.contains("next:"))
-        });
+        let deadline = Instant::now() + FOUNDED_WITHIN;
+        while !said().is_ok_and(|said| said.contains("next:")) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         signal(dev.id(), "TERM");
         let status = dev.wait()?;
-        up?;
+        anyhow::ensure!(Instant::now() < deadline, "the cluster is not up in time to be founded");
         anyhow::ensure!(status.success(), "halfmoon dev ended with {status}");
         Ok(())
     }
