@@ -41,7 +41,7 @@ const EVE_LASTS_NS: (u64, u64) = (10 * MILLI, 80 * MILLI);
 const EVE_NS: (u64, u64) = (MILLI, 20 * MILLI);
 
 /// Chance in a million, at every turn, that a node loses power while it notes that it is whole.
-const SAYING_SO: u64 = 50_000;
+const SAYING_SO: u64 = 200_000;
 
 /// Who holds the log and the state, and who may in place of one of them.
 pub(super) struct Members {

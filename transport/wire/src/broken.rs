@@ -80,8 +80,6 @@ rules! {
     CopiedFromOne,
     /// A node tells what its embedded engine has before that has all that it acknowledged.
     ScanMissesOverlay,
-    /// A node lets its state be copied before it has promised to the copier's epoch.
-    ScanBeforePromise,
     /// A member says that it has copied the state before that is durable.
     CopiedBeforeDurable,
 }
