@@ -264,7 +264,7 @@ fn a_lane_carries_many_more_batches_both_ways_than_there_is_room_for_at_once() {
     let (mut peer, to_node, to_peer) = peer(&mut node, &address);
     let (at_node, region_of_node, _) = exposed(&mut node, to_peer, &mut peer, to_node);
     let (_, region_of_peer, _) = exposed(&mut peer, to_node, &mut node, to_peer);
-    let batches = 5 * u64::from(crate::verbs::NOTES_DEPTH);
+    let batches = 5 * u64::from(verbs::NOTES_DEPTH);
     let (mut posted, mut completed) = (0, [0, 0]);
     until("all completions", || {
         for (end, lane, region) in
