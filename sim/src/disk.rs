@@ -40,7 +40,8 @@ pub struct DiskProfile {
     pub write_ns: (u64, u64),
     /// Chance that an operation is slow, and how slow it is at most, in ns.
     pub slow: (u64, u64),
-    /// Chance that something that the embedded engine does is slow, and how slow at most, in ns.
+    /// Chance that a write of the embedded engine is slow, and how slow at most, in ns. Reads pass
+    /// it.
     pub lags: (u64, u64),
     /// Chance that a write fails, or is short.
     pub fails: u64,

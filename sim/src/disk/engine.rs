@@ -78,24 +78,25 @@ impl SimEngine {
         Self { drive, synced, writes: VecDeque::new(), reads: VecDeque::new() }
     }
 
-    /// When something that is begun now will be done, after what was begun before.
-    fn ready_at(&self, before: Option<u64>) -> u64 {
+    /// When something that is begun now will be done, after what was begun before. It may take
+    /// longer than usual.
+    fn ready_at(&self, before: Option<u64>, longer: (u64, u64)) -> u64 {
         let mut inner = self.drive.0.borrow_mut();
         let (low, high) = TASK_NS;
-        let lags = inner.profile.lags;
-        let took = inner.random.skewed(low, high) + inner.slowness(lags);
+        let took = inner.random.skewed(low, high) + inner.slowness(longer);
         let ready_at = before.unwrap_or(0).max(inner.shared.now()) + took;
         inner.shared.wake(ready_at, inner.node);
         ready_at
     }
 
     fn ask(&mut self, read: Read) {
-        let ready_at = self.ready_at(self.reads.back().map(|(at, _)| *at));
+        let ready_at = self.ready_at(self.reads.back().map(|(at, _)| *at), (0, 0));
         self.reads.push_back((ready_at, read));
     }
 
     fn write(&mut self, write: Write) {
-        let ready_at = self.ready_at(self.writes.back().map(|(at, _)| *at));
+        let lags = self.drive.0.borrow().profile.lags;
+        let ready_at = self.ready_at(self.writes.back().map(|(at, _)| *at), lags);
         self.writes.push_back((ready_at, write));
     }
 }

@@ -18,6 +18,9 @@ const TAGS: u64 = 12;
 /// Keys of cells.
 const KEYS: u64 = 3;
 
+/// How often each version is read at the end.
+const LOOKS: usize = 4;
+
 /// The table of all cells and versions.
 const TABLE: &str = "simulated";
 
@@ -215,7 +218,8 @@ impl LogWork {
             }
         }
         let versions = self.versions.borrow().clone();
-        for id in versions {
+        // Which nodes are asked is chosen anew each time.
+        for id in versions.iter().copied().cycle().take(LOOKS * versions.len()) {
             let deadline_ns = life.executor.now_ns() + WITHIN_NS;
             let read = self.read_version(life, VersionId(id), deadline_ns).await;
             if !self.has_ended(read) {

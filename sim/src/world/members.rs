@@ -31,14 +31,14 @@ const ON_ONE: u64 = 500_000;
 /// Chance in a million that the embedded engine of that other one lags behind then.
 const LAGS: u64 = 500_000;
 
-/// How often it does something slowly, and how slowly at most, in ns.
+/// How often it takes writes slowly, and how slowly at most, in ns.
 const LAG: (u64, u64) = (900_000, 200 * MILLI);
 
 /// How long that lasts, in ns: least and most.
-const EVE_LASTS_NS: (u64, u64) = (10 * MILLI, 80 * MILLI);
+const EVE_LASTS_NS: (u64, u64) = (20 * MILLI, 100 * MILLI);
 
 /// From there to the change, in ns: least and most.
-const EVE_NS: (u64, u64) = (MILLI, 20 * MILLI);
+const EVE_NS: (u64, u64) = (MILLI, 40 * MILLI);
 
 /// Chance in a million, at every turn, that a node loses power while it notes that it is whole.
 const SAYING_SO: u64 = 200_000;
