@@ -1,6 +1,6 @@
 //! Log lines on standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -15,7 +15,10 @@ pub(crate) fn start(verbose: u8, wanted: bool, filter: Option<&str>, node: Optio
         (2, _) => "debug",
         _ => "trace",
     };
+    // Colours are for eyes; in a file they are in the way.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
+        .with_ansi(io::stderr().is_terminal() && !no_color)
         .with_env_filter(EnvFilter::new(filter.unwrap_or(level)))
         .with_writer(Lines { begin: node.map_or_else(String::new, |node| format!("{node} ")) })
         .with_target(false)

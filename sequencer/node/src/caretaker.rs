@@ -97,11 +97,14 @@ impl Rounds {
         let mut storage = nodes::list(&*self.meta)?;
         storage.retain(|entry| entry.role() == Role::Storage);
         let answer = self.answering(&storage)?;
-        let gone = self.absences.note(Instant::now(), &info.members.nodes(), &answer);
+        let used = disks::list(&*self.meta)?;
+        let mut members = info.members.nodes();
+        // One that has never served makes its files first, and listens only after that.
+        members.retain(|node| used.contains(node));
+        let gone = self.absences.note(Instant::now(), &members, &answer);
         let Some(old) = gone.filter(|gone| gone.1 >= self.after).map(|gone| gone.0) else {
             return Ok(());
         };
-        let used = disks::list(&*self.meta)?;
         let Some(new) = successor(&info, &answer, &used) else { return Ok(()) };
         let after_s = self.after.as_secs();
         tracing::warn!(%old, %new, after_s, "a storage node is gone: a spare takes its place");

@@ -132,7 +132,9 @@ fn a_storage_node_that_is_gone_for_long_is_replaced_by_a_spare_that_is_there() {
     let [one, two, dead, left, spare] = [1, 2, 3, 4, 5].map(NodeId);
     cluster::create(&*store, 77, Durability::Flush, &[one, two, dead]).unwrap();
     // Spares that do not qualify: one has stored something before, one is published and not there.
-    disks::claim(&*store, left, 9).unwrap();
+    for node in [one, two, dead, left] {
+        disks::claim(&*store, node, 9).unwrap();
+    }
     let nowhere = "127.0.0.1:1".parse().unwrap();
     let gone = NodeEntry::new(Role::Storage, NodeId(0), Incarnation(1), nowhere);
     nodes::publish(&*store, &gone).unwrap();
