@@ -40,25 +40,30 @@ pub(super) fn judge(
     let answered = ask_all_again(&mut cluster, gateways, &mut happened.history, end);
     write(&folder, &happened.history)?;
     let ended = answered.and_then(|()| until_all_ended(&mut cluster, gateways, end));
-    if let Err(error) = ended {
-        wrong.push(format!("{error:#}"));
+    match ended {
+        Ok(()) => {
+            let after = began.elapsed().as_secs_f64();
+            run.clock.say(&format!("all ended, {after:.1} s after the faults"));
+        }
+        Err(error) => wrong.push(format!("{error:#}")),
     }
-    run.clock.say(&format!("all ended, {:.1} s after the faults", began.elapsed().as_secs_f64()));
     if run.outage {
         wrong.extend(outage(&happened, epoch(&statuses(gateways))));
     }
-    let findings = audited(gateways, &happened.history)?;
     let order = out_of_order(&happened.history.events);
-    println!(
-        "audit: {} effects, lost {}, doubled {}, contradicted {}, out of order {}",
-        findings.effects,
-        findings.lost,
-        findings.doubled,
-        findings.contradicted,
-        order.len()
-    );
-    if !findings.clean() {
-        wrong.extend(findings.examples);
+    match audited(gateways, &happened.history) {
+        Ok(findings) => {
+            let Findings { effects, lost, doubled, contradicted, .. } = findings;
+            println!(
+                "audit: {effects} effects, lost {lost}, doubled {doubled}, contradicted \
+                 {contradicted}, out of order {}",
+                order.len()
+            );
+            if !findings.clean() {
+                wrong.extend(findings.examples);
+            }
+        }
+        Err(error) => wrong.push(format!("{error:#}")),
     }
     wrong.extend(order.into_iter().take(TOLD_MAX));
     let late = cluster.stop()?;
