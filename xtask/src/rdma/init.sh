@@ -28,7 +28,6 @@ mount -t ext4 /dev/vda /newroot/srv
 for folder in proc sys dev run; do
     mount -o rbind "/$folder" "/newroot/$folder" || mount -o bind "/$folder" "/newroot/$folder"
 done
-mount -t tmpfs tmp /newroot/tmp
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     chroot /newroot /bin/bash -c "ulimit -l unlimited; cd /srv; exec /bin/bash $script"
 echo "halfmoon-status=$?"
