@@ -62,9 +62,9 @@ impl Exposures {
         self.last = self.last.max(region.0);
     }
 
-    /// The regions that a lane's peer may write to.
+    /// The regions that only a lane's peer may write to.
     pub(crate) fn of_lane(&self, lane: LaneId) -> Vec<u32> {
-        let of_lane = |(_, exposure): &(&u32, &Exposure)| exposure.is_for(lane);
+        let of_lane = |(_, exposure): &(&u32, &Exposure)| exposure.access == Access::Lane(lane);
         self.exposed.iter().filter(of_lane).map(|(region, _)| *region).collect()
     }
 

@@ -99,9 +99,8 @@ impl Link {
                 self.answered(region);
             }
             Say::Withdrawn { region } => {
-                if self.remotes.remove(&region).is_some() {
-                    self.push_note(Say::Left { region });
-                }
+                self.remotes.remove(&region);
+                self.push_note(Say::Left { region });
                 if self.asked == Some(region) {
                     self.dropped = Some(region);
                 }

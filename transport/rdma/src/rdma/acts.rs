@@ -58,7 +58,9 @@ impl Rdma {
         self.fail(lane, DownReason::Lost(kind));
     }
 
-    /// Names all regions that the peer of a lane may write to, which is now connected.
+    /// Names all regions that are for the peer of a lane, which is now connected. What is for all peers
+    /// is registered, and so pinned, when the first of them asks for it: it is large, like the memory
+    /// of workers, and hardly any peer writes to it.
     pub(super) fn name_regions(&mut self, lane: LaneId) {
         for region in self.exposures.of_lane(lane) {
             self.name_region(region, lane);
@@ -75,9 +77,9 @@ impl Rdma {
         }
     }
 
-    /// Names a new region to those who may write to it.
+    /// Names a new region to the peer that it is for.
     pub(super) fn announce(&mut self, region: u32, access: Access) {
-        for lane in self.lanes_of(access) {
+        if let Access::Lane(lane) = access {
             self.name_region(region, lane);
         }
     }
