@@ -96,7 +96,8 @@ impl Exposures {
     ) -> Option<Rc<Registration>> {
         let start = memory.words().as_ptr();
         let same = |found: &&Rc<Registration>| {
-            found.memory().words().as_ptr() == start && found.is_of(device)
+            let covers = found.memory().len_bytes() >= memory.len_bytes();
+            found.memory().words().as_ptr() == start && covers && found.is_of(device)
         };
         let all = self.exposed.values().flat_map(|exposure| &exposure.registrations);
         all.into_iter().find(same).cloned()

@@ -49,6 +49,13 @@ pub(crate) fn any_address(devices: &[Rc<Device>]) -> Result<IpAddr, String> {
         .ok_or_else(|| "no RDMA device here works and has an IPv4 address (RoCE v2)".to_owned())
 }
 
+/// Whether an adapter is a device of the machine. Software that acts as one stands on a network
+/// interface and has no device of its own.
+pub(crate) fn is_hardware(device: &str) -> bool {
+    let folder = Path::new(DEVICES).join(device);
+    folder.join("device").exists() && !folder.join("parent").exists()
+}
+
 fn ports_of(device: &str) -> PathBuf {
     Path::new(DEVICES).join(device).join("ports")
 }

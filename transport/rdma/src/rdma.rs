@@ -20,6 +20,7 @@ use crate::choice::Choice;
 use crate::exposures::Exposures;
 use crate::link::{Link, News};
 use crate::meeting::Meeting;
+use crate::place;
 use crate::verbs::{self, Device};
 use crate::watched::Watched;
 
@@ -69,6 +70,8 @@ struct Lane {
     closing: Option<(DownReason, Instant)>,
     /// Why it went down, which the TCP connection does not know.
     verdict: Option<DownReason>,
+    /// Since when it is one over RDMA.
+    up_since: Option<Instant>,
 }
 
 /// A link, and the device that it is on.
@@ -79,7 +82,8 @@ struct Wired {
 
 impl Lane {
     fn new(dialled: Option<String>) -> Self {
-        Self { dialled, meeting: None, link: None, closing: None, verdict: None }
+        let (meeting, link, closing) = (None, None, None);
+        Self { dialled, meeting, link, closing, verdict: None, up_since: None }
     }
 
     fn is_up(&self) -> bool {
@@ -96,7 +100,7 @@ impl Rdma {
     /// A transport without lanes. Says in one line what it does when there is no adapter to use.
     #[must_use]
     pub fn new(reactor: SharedReactor, choice: Choice) -> Self {
-        let devices = if choice == Choice::Tcp { Vec::new() } else { open_devices() };
+        let devices = if choice == Choice::Tcp { Vec::new() } else { open_devices(choice) };
         let user = reactor.borrow_mut().register();
         let watched = Rc::new(RefCell::new(Watched::default()));
         reactor.borrow_mut().watch(watched.clone());
@@ -150,18 +154,24 @@ impl Rdma {
             return;
         }
         found.verdict = Some(reason.clone());
+        found.meeting = None;
         self.watched.borrow_mut().remove(lane);
         if found.link.take().is_some()
             && !matches!(reason, DownReason::Corrupt | DownReason::OutOfBounds)
             && let Some(address) = found.dialled.clone()
         {
             tracing::warn!(%lane, %address, %reason, "a lane failed over RDMA");
-            self.shunned.retain(|_, until| *until > Instant::now());
-            if self.shunned.len() < SHUNNED_MAX {
-                self.shunned.insert(address, Instant::now() + SHUN_TIME);
-            }
+            self.shun(address);
         }
         self.tcp.close(lane, reason);
+    }
+
+    /// Has an address dialled over TCP only, for a while.
+    fn shun(&mut self, address: String) {
+        self.shunned.retain(|_, until| *until > Instant::now());
+        if self.shunned.len() < SHUNNED_MAX {
+            self.shunned.insert(address, Instant::now() + SHUN_TIME);
+        }
     }
 
     /// The TCP connection of a lane is gone.
@@ -174,6 +184,15 @@ impl Rdma {
             // The adapter writes nothing any more before anybody is told.
             drop(gone.link.take());
             (closing, verdict) = (gone.closing.map(|(reason, _)| reason), gone.verdict);
+            // Whose other side ends it soon may fail over RDMA there, and would again.
+            let was_short = gone.up_since.is_some_and(|since| since.elapsed() < SHUN_TIME);
+            if was_short
+                && closing.is_none()
+                && verdict.is_none()
+                && let Some(address) = gone.dialled
+            {
+                self.shun(address);
+            }
         }
         self.exposures.lane_down(lane);
         let reason = verdict.or(closing).unwrap_or(reason);
@@ -220,9 +239,14 @@ impl Rdma {
     }
 }
 
-pub(crate) fn open_devices() -> Vec<Rc<Device>> {
+fn open_devices(choice: Choice) -> Vec<Rc<Device>> {
     match verbs::devices() {
-        Ok(devices) => {
+        Ok(mut devices) => {
+            // Some of them write a word of eight bytes in parts: see the decision on what a lane
+            // relies on. Who wants one all the same has to say so.
+            if choice == Choice::Auto {
+                devices.retain(|device| place::is_hardware(device.name()));
+            }
             let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
             match names.as_slice() {
                 [] => tracing::info!("no RDMA device here: lanes go over TCP"),

@@ -94,6 +94,9 @@ impl Link {
         match say {
             Say::Writes => {}
             Say::Hello => news.push(News::Hello),
+            Say::Exposed { address, len, .. } if address.checked_add(len).is_none() => {
+                news.push(News::Failed(DownReason::Corrupt));
+            }
             Say::Exposed { region, rkey, address, len } => {
                 self.remotes.insert(region, Remote { address, len, rkey });
                 self.answered(region);

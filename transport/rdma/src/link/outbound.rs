@@ -172,8 +172,9 @@ impl Link {
         let owes_room =
             self.counts.notes_taken.wrapping_sub(self.counts.told_taken) >= RETURN_AFTER;
         let owes_news = self.counts.their_signalled > self.counts.told_placed;
-        let must = chain.open || owes_room && self.has_note_left(0);
-        if must || owes_news && self.has_note_left(RESERVED_NOTES) {
+        let spare = self.has_work_left(&chain);
+        let must = chain.open || owes_room && spare && self.has_note_left(0);
+        if must || owes_news && spare && self.has_note_left(RESERVED_NOTES) {
             self.note(&mut chain, Say::Writes);
         }
         // A question that came up on the way.

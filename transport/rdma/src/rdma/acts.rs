@@ -1,5 +1,7 @@
 //! What is done with what comes over RDMA, and with regions.
 
+use std::io;
+
 use halfmoon_transport::{Access, DownReason, LaneId, Occurrence, RegionId};
 
 use super::begin::explained;
@@ -36,8 +38,18 @@ impl Rdma {
             }
             News::Where(region) => self.answer(region, lane),
             News::Left(region) => self.exposures.left(region, lane),
-            News::Failed(reason) => self.fail(lane, reason),
+            News::Failed(reason) => self.lost(lane, reason),
         }
+    }
+
+    /// A link has failed. Before the lane is up that says only that it is to be one over TCP.
+    fn lost(&mut self, lane: LaneId, reason: DownReason) {
+        let is_met = self.lanes.get(&lane).is_some_and(|found| found.meeting.is_some());
+        if is_met && reason != DownReason::Corrupt {
+            tracing::info!(%lane, %reason, "no RDMA on this lane");
+            return self.refuse(lane);
+        }
+        self.fail(lane, reason);
     }
 
     fn answer(&mut self, region: u32, lane: LaneId) {
@@ -51,7 +63,7 @@ impl Rdma {
         }
     }
 
-    fn unregistered(&mut self, lane: LaneId, error: std::io::Error) {
+    fn unregistered(&mut self, lane: LaneId, error: io::Error) {
         let kind = error.kind();
         let error = explained(error);
         tracing::warn!(%lane, %error, "a region cannot be registered");
@@ -61,26 +73,30 @@ impl Rdma {
     /// Names all regions that are for the peer of a lane, which is now connected. What is for all peers
     /// is registered, and so pinned, when the first of them asks for it: it is large, like the memory
     /// of workers, and hardly any peer writes to it.
-    pub(super) fn name_regions(&mut self, lane: LaneId) {
+    pub(super) fn name_regions(&mut self, lane: LaneId) -> io::Result<()> {
         for region in self.exposures.of_lane(lane) {
-            self.name_region(region, lane);
+            self.name_region(region, lane)?;
         }
+        Ok(())
     }
 
-    fn name_region(&mut self, region: u32, lane: LaneId) {
+    fn name_region(&mut self, region: u32, lane: LaneId) -> io::Result<()> {
         let wired = self.lanes.get_mut(&lane).and_then(|found| found.link.as_mut());
-        let Some(wired) = wired.filter(|wired| wired.link.is_connected()) else { return };
+        let Some(wired) = wired.filter(|wired| wired.link.is_connected()) else { return Ok(()) };
         match self.exposures.ask(region, lane, &wired.device) {
             Answer::Here(say) => wired.link.push_note(say),
-            Answer::Refused(error) => self.unregistered(lane, error),
+            Answer::Refused(error) => return Err(error),
             Answer::Withdrawn | Answer::Forbidden => {}
         }
+        Ok(())
     }
 
     /// Names a new region to the peer that it is for.
     pub(super) fn announce(&mut self, region: u32, access: Access) {
-        if let Access::Lane(lane) = access {
-            self.name_region(region, lane);
+        if let Access::Lane(lane) = access
+            && let Err(error) = self.name_region(region, lane)
+        {
+            self.unregistered(lane, error);
         }
     }
 

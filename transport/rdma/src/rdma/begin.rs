@@ -120,7 +120,7 @@ impl Rdma {
     }
 
     /// This side cannot.
-    fn refuse(&mut self, lane: LaneId) {
+    pub(super) fn refuse(&mut self, lane: LaneId) {
         let Some(found) = self.lanes.get_mut(&lane) else { return };
         if found.dialled.is_some() {
             self.decide(lane, false);
@@ -144,6 +144,7 @@ impl Rdma {
         self.tcp.withdraw(meeting.region);
         if rdma {
             if let Some(wired) = &mut found.link {
+                found.up_since = Some(Instant::now());
                 tracing::info!(%lane, device = wired.device.name(), "the lane is one over RDMA");
                 wired.link.begun();
             }
@@ -156,7 +157,9 @@ impl Rdma {
     /// The lane is one over TCP from now on.
     fn over_tcp(&mut self, lane: LaneId) {
         self.watched.borrow_mut().remove(lane);
-        self.lanes.remove(&lane);
+        if let Some(meeting) = self.lanes.remove(&lane).and_then(|found| found.meeting) {
+            self.tcp.withdraw(meeting.region);
+        }
         self.exposures.lane_is_tcp(lane);
     }
 
@@ -197,11 +200,20 @@ impl Rdma {
         match deal {
             Deal::End(end) => {
                 let Some(wired) = &mut found.link else { return };
+                // An end that is elsewhere would have this side write to a third machine.
+                let other = self.tcp.addresses(lane).map(|(_, other)| gid_of(other.ip()));
+                if other != Some(end.gid) {
+                    tracing::warn!(%lane, "the peer's adapter has another address than the peer");
+                    return self.refuse(lane);
+                }
                 if let Err(error) = wired.link.connect(&end) {
                     tracing::info!(%lane, %error, "no RDMA on this lane");
                     return self.refuse(lane);
                 }
-                self.name_regions(lane);
+                if let Err(error) = self.name_regions(lane).map_err(explained) {
+                    tracing::warn!(%lane, %error, "no RDMA on this lane");
+                    return self.refuse(lane);
+                }
                 if let Some(wired) = self.lanes.get_mut(&lane).and_then(|found| found.link.as_mut())
                 {
                     wired.link.greet();
