@@ -139,12 +139,6 @@ impl Transport for SimTransport {
         found.is_some_and(|found| found.up && found.load <= QUEUE_BYTES)
     }
 
-    fn settled(&mut self, lane: LaneId, _doubt: u64) -> bool {
-        let wires = self.wires.borrow();
-        let inbound = wires.sites[self.site].lanes.get(lane).and_then(|found| found.inbound);
-        inbound.is_none_or(|inbound| !wires.wires[inbound].is_torn())
-    }
-
     fn flush(&mut self) {
         let mut wires = self.wires.borrow_mut();
         let dirty = std::mem::take(&mut wires.sites[self.site].dirty);

@@ -122,10 +122,6 @@ impl Wire {
         (self.to, self.to_lane)
     }
 
-    pub(super) fn is_torn(&self) -> bool {
-        self.torn.is_some()
-    }
-
     pub(super) fn is_waiting(&self) -> bool {
         !self.dead && (self.torn.is_some() || !self.batches.is_empty())
     }

@@ -54,7 +54,10 @@ macro_rules! conformance_tests {
             a_stranger_is_turned_away,
             a_peer_that_scribbles_over_its_ring_loses_its_lane_and_nobody_else_does,
             a_credit_that_cannot_be_kills_the_lane,
+            an_extent_that_cannot_be_kills_the_lane,
+            a_message_counts_only_once_its_sender_says_that_it_is_there,
             a_peer_that_dies_in_the_middle_of_a_message_delivers_nothing_of_it,
+            a_message_that_was_sent_before_a_close_still_arrives,
             the_end_of_a_lane_is_told_although_another_takes_its_place_at_once,
         );
     };

@@ -356,12 +356,6 @@ pub trait Transport {
     /// more than a limit is queued, so that even the longest write gets its turn.
     fn has_room(&self, lane: LaneId) -> bool;
 
-    /// Asked when something that the peer wrote, named by `doubt`, was seen and is not whole: whether
-    /// all that it was writing then was in place when that was seen. Only so is it corrupt and not
-    /// merely incomplete. A transport that cannot know finds out, and says no until it has: it is
-    /// asked again about the same doubt after each `poll`.
-    fn settled(&mut self, lane: LaneId, doubt: u64) -> bool;
-
     /// Starts to carry out what was posted, with few system calls. Does not block.
     fn flush(&mut self);
 

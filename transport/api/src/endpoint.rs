@@ -1,8 +1,9 @@
 //! What roles use: lanes that carry messages and one-sided writes.
 //!
 //! Each side of a lane exposes one inbound region to the other: a head, whose first word is the
-//! credit for the ring that this side *sends* into, and then the ring that it receives from. The
-//! sides learn each other's region from a greeting, which also carries the role's own hello.
+//! credit for the ring that this side *sends* into and whose second is the extent of the ring that
+//! it receives from, and then that ring. The sides learn each other's region from a greeting, which
+//! also carries the role's own hello.
 
 pub(crate) mod greeting;
 
@@ -19,15 +20,19 @@ use crate::contract::{
 };
 use crate::lanes::LaneMap;
 use crate::mailbox::{self, DEFAULT_RING_BYTES, Found, PlaceError, RingReader, RingWriter};
-use crate::memory::{HeapMemory, Memory};
+use crate::memory::{HeapMemory, Memory, WORD};
 
 pub use greeting::{LANE_VERSION, MAX_HELLO_BYTES};
 
 /// Messages taken from one lane in one turn, so that no peer keeps the others waiting.
 pub const TURN_MESSAGES: usize = 1024;
 
-/// Bytes before the ring in an inbound region. The first word is the credit.
+/// Bytes before the ring in an inbound region. Its words are those below.
 pub(crate) const HEAD_BYTES: usize = 64;
+
+/// The word of the head that is the credit, and the one that is the extent.
+const CREDIT: usize = 0;
+pub(crate) const EXTENT: usize = 1;
 
 /// How an endpoint is set up.
 #[derive(Debug, Clone)]
@@ -122,6 +127,8 @@ pub struct Endpoint<T> {
     lanes: LaneMap<Lane>,
     /// Lanes that the transport has given up, and whose slot it gave to others before it told.
     displaced: Vec<(LaneId, Lane)>,
+    /// Lanes that messages were sent on since the last flush.
+    sent_on: Vec<LaneId>,
     options: EndpointOptions,
     /// Distinguishes the rings that this endpoint has had.
     last_epoch: u32,
@@ -157,8 +164,8 @@ impl<T: Transport> Endpoint<T> {
         assert!(mailbox::is_ring_size(options.ring_bytes));
         assert!(options.hello.len() <= MAX_HELLO_BYTES);
         let lanes = LaneMap::new();
-        let (displaced, occurrences) = (Vec::new(), Vec::new());
-        Self { transport, lanes, displaced, options, last_epoch: 0, occurrences }
+        let (displaced, sent_on, occurrences) = (Vec::new(), Vec::new(), Vec::new());
+        Self { transport, lanes, displaced, sent_on, options, last_epoch: 0, occurrences }
     }
 
     /// The transport below.
@@ -256,6 +263,9 @@ impl<T: Transport> Endpoint<T> {
         self.transport
             .post_write(lane, to(placement.offset), entry, None)
             .map_err(|error| refused(&mut found.starved, error, 0))?;
+        if peer.writer.extent_due().is_none() {
+            self.sent_on.push(lane);
+        }
         peer.writer.commit(&placement);
         Ok(())
     }
@@ -282,6 +292,10 @@ impl<T: Transport> Endpoint<T> {
 
     /// Hands what was sent to the system: one call per peer, not one per message.
     pub fn flush(&mut self) {
+        let mut sent_on = mem::take(&mut self.sent_on);
+        // A lane without room is asked again.
+        sent_on.retain(|lane| !self.tell_extent(*lane));
+        self.sent_on = sent_on;
         self.transport.flush();
     }
 
@@ -308,7 +322,7 @@ impl<T: Transport> Endpoint<T> {
             }
         }
         turn.more = more;
-        self.transport.flush();
+        self.flush();
         turn
     }
 
@@ -325,7 +339,7 @@ impl<T: Transport> Endpoint<T> {
                 let mut known = self.lanes.remove(lane).or_else(|| self.displaced(lane));
                 if let Some(found) = &mut known {
                     // What arrived before the end still counts.
-                    found.read(lane, |_| true, usize::MAX, handle);
+                    found.read(lane, usize::MAX, handle);
                 }
                 // A stranger that dials and goes is no news; a node of another release is.
                 let news = matches!(reason, DownReason::WrongVersion { .. });
@@ -369,18 +383,32 @@ impl<T: Transport> Endpoint<T> {
     }
 
     fn close_with(&mut self, lane: LaneId, reason: DownReason) {
+        // What was sent may count only once the peer knows of it.
+        self.tell_extent(lane);
         if let Some(found) = self.lanes.get_mut(lane).filter(|found| !found.closing) {
             found.closing = true;
             self.transport.close(lane, reason);
         }
     }
 
+    /// Has the peer look at what was sent on a lane. `false`: the lane has no room for that now.
+    fn tell_extent(&mut self, lane: LaneId) -> bool {
+        let found = self.lanes.get_mut(lane).filter(|found| !found.closing);
+        let Some(peer) = found.and_then(|found| found.peer.as_mut()) else { return true };
+        let Some(extent) = peer.writer.extent_due() else { return true };
+        let to = RemoteSpan { region: peer.inbound, offset: (EXTENT * WORD) as u64 };
+        let word = extent.to_le_bytes();
+        let posted = self.transport.post_write(lane, to, Source::bytes(&word), None);
+        if posted.is_ok() {
+            peer.writer.told(extent);
+        }
+        posted != Err(PostError::Full)
+    }
+
     /// Reports up to `limit` messages of a lane; returns whether there may be more.
     fn drain(&mut self, lane: LaneId, limit: usize, handle: &mut impl FnMut(Event<'_>)) -> bool {
         let Some(found) = self.lanes.get_mut(lane) else { return false };
-        let transport = &mut self.transport;
-        let settled = |doubt| transport.settled(lane, doubt);
-        match found.read(lane, settled, limit, handle) {
+        match found.read(lane, limit, handle) {
             Read::All => false,
             Read::More => true,
             Read::Corrupt => {
@@ -401,14 +429,14 @@ impl<T: Transport> Endpoint<T> {
         let Some(found) = self.lanes.get_mut(lane).filter(|found| !found.closing) else { return };
         let Some(peer) = found.peer.as_mut() else { return };
         if let Some(credit) = found.reader.credit_due() {
-            let to = RemoteSpan { region: peer.inbound, offset: 0 };
+            let to = RemoteSpan { region: peer.inbound, offset: (CREDIT * WORD) as u64 };
             let word = credit.to_le_bytes();
             // A lane without room is asked again in the next turn.
             if self.transport.post_write(lane, to, Source::bytes(&word), None).is_ok() {
                 found.reader.credited(credit);
             }
         }
-        let credit = u64::from_le(found.inbound.words()[0].load(Ordering::Acquire));
+        let credit = u64::from_le(found.inbound.words()[CREDIT].load(Ordering::Acquire));
         if peer.writer.credit(credit).is_err() {
             return self.close_with(lane, DownReason::Corrupt);
         }
@@ -429,19 +457,17 @@ enum Read {
 
 impl Lane {
     /// Reports up to `limit` messages.
-    fn read(
-        &mut self,
-        lane: LaneId,
-        mut settled: impl FnMut(u64) -> bool,
-        limit: usize,
-        handle: &mut impl FnMut(Event<'_>),
-    ) -> Read {
+    fn read(&mut self, lane: LaneId, limit: usize, handle: &mut impl FnMut(Event<'_>)) -> Read {
         if self.closing || self.peer.is_none() {
             return Read::All;
         }
-        let words = &self.inbound.words()[HEAD_BYTES / 8..];
+        let (head, words) = self.inbound.words().split_at(HEAD_BYTES / WORD);
+        let extent = u64::from_le(head[EXTENT].load(Ordering::Acquire));
+        if self.reader.extent(extent).is_err() {
+            return Read::Corrupt;
+        }
         for _ in 0..limit {
-            match self.reader.next(words, &mut settled) {
+            match self.reader.next(words) {
                 Found::Message(bytes) => handle(Event::Message { lane, bytes }),
                 Found::Nothing => return Read::All,
                 Found::Corrupt => return Read::Corrupt,

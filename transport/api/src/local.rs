@@ -314,10 +314,6 @@ impl Transport for LocalTransport {
         })
     }
 
-    fn settled(&mut self, _lane: LaneId, _doubt: u64) -> bool {
-        true
-    }
-
     fn flush(&mut self) {
         for slot in 0..self.lanes.slots() {
             let Some(lane) = self.lanes.lane_at(slot) else { continue };

@@ -10,15 +10,19 @@
 //! then     payload, and zeros up to a multiple of eight
 //! ```
 //!
-//! - **M1.** An entry is delivered only if its position is the one expected and the CRC over a
-//!   *copy* of it holds. So an entry that is visible in part is never taken for whole, and one of
-//!   an earlier lap, whose position is lower, never passes; nothing is zeroed between laps.
+//! Beside the ring the receiver owns a word, the *extent*: the position up to which the sender has
+//! placed entries, written after them by a write of its own. Writes of a lane are applied in order
+//! (T1), so what the extent covers is whole, and nobody looks at anything else.
+//!
+//! - **M1.** An entry is delivered only if the extent covers it, its position is the one expected,
+//!   and the CRC over a *copy* of it holds. So an entry that is visible in part is not looked at, and
+//!   one of an earlier lap never passes; nothing is zeroed between laps.
 //! - **M2.** The sender never overwrites what the receiver has not consumed: it knows how far the
 //!   receiver has come from a word that the receiver writes back, the credit.
 //! - **M3.** An entry does not wrap. What is left at the end of a lap is covered by a pad entry,
 //!   or skipped by both sides where not even a header fits.
-//! - **M4.** An entry with the right position that fails its check although no write of the peer
-//!   is under way is corrupt, and the lane with it.
+//! - **M4.** An entry that the extent covers and that fails its check is corrupt, and the lane with
+//!   it. So is an extent that falls, or that runs ahead of the credit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -121,6 +125,15 @@ pub struct BadCredit {
     sent: u64,
 }
 
+/// An extent that the sender cannot have meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the peer placed entries up to {extent} in a ring that was read up to {read} of {known}")]
+pub struct BadExtent {
+    extent: u64,
+    read: u64,
+    known: u64,
+}
+
 /// Where the next entry goes, and what precedes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
@@ -150,6 +163,8 @@ pub struct RingWriter {
     epoch: u32,
     position: u64,
     consumed: u64,
+    /// The extent that the receiver was told.
+    told: u64,
     max_message: usize,
 }
 
@@ -159,7 +174,7 @@ impl RingWriter {
         assert!(is_ring_size(size));
         let max_message = max_message_bytes(size);
         let size = size as u64;
-        Self { size, epoch, position: size, consumed: size, max_message }
+        Self { size, epoch, position: size, consumed: size, told: size, max_message }
     }
 
     /// Learns how far the receiver has come, as read from the credit word.
@@ -219,6 +234,17 @@ impl RingWriter {
         self.position = placement.next;
     }
 
+    /// What is to be written to the receiver's extent, after the entries: until it is, nobody looks
+    /// at them.
+    pub fn extent_due(&self) -> Option<u64> {
+        (self.position != self.told).then_some(self.position)
+    }
+
+    /// Notes that the extent of [`extent_due`](Self::extent_due) was posted.
+    pub fn told(&mut self, extent: u64) {
+        self.told = extent;
+    }
+
     /// What is left of this lap, and where a message of `len` bytes would begin.
     fn start(&self, len: usize) -> (u64, u64) {
         let left = self.size - self.position % self.size;
@@ -232,7 +258,7 @@ impl RingWriter {
 pub enum Found<'a> {
     /// A message.
     Message(&'a [u8]),
-    /// Nothing whole yet.
+    /// Nothing more.
     Nothing,
     /// An entry that can never become whole (M4).
     Corrupt,
@@ -244,6 +270,8 @@ pub struct RingReader {
     size: u64,
     epoch: u32,
     position: u64,
+    /// Up to where entries are in place.
+    extent: u64,
     credited: u64,
     max_message: usize,
     /// The copy that is checked and handed out.
@@ -256,20 +284,35 @@ impl RingReader {
         assert!(is_ring_size(size));
         let max_message = max_message_bytes(size);
         let size = size as u64;
-        Self { size, epoch, position: size, credited: size, max_message, copy: Vec::new() }
+        let (position, extent, credited) = (size, size, size);
+        Self { size, epoch, position, extent, credited, max_message, copy: Vec::new() }
     }
 
-    /// Takes the next message, if it is whole. If it is there in part, `settled` is asked, with its
-    /// position, whether what is not whole now never will be.
+    /// Learns how far the sender has come, as read from the extent.
+    pub fn extent(&mut self, extent: u64) -> Result<(), BadExtent> {
+        // The word is zero until the first extent arrives.
+        if extent == 0 && self.extent == self.size {
+            return Ok(());
+        }
+        if extent < self.extent || extent > self.position + self.size {
+            let (read, known) = (self.position, self.extent);
+            return Err(BadExtent { extent, read, known });
+        }
+        self.extent = extent;
+        Ok(())
+    }
+
+    /// Takes the next message that the extent covers.
     ///
     /// `words` are those of the ring, `size` bytes of them.
-    pub fn next(&mut self, words: &[AtomicU64], mut settled: impl FnMut(u64) -> bool) -> Found<'_> {
+    pub fn next(&mut self, words: &[AtomicU64]) -> Found<'_> {
         // Twice at most: a pad is followed by the start of a lap, where no pad may be.
         for _ in 0..2 {
+            if self.expected() >= self.extent {
+                return Found::Nothing;
+            }
             match self.look(words) {
-                Look::Nothing => return Found::Nothing,
-                Look::Partial if settled(self.expected()) => return Found::Corrupt,
-                Look::Partial => return Found::Nothing,
+                Look::Corrupt => return Found::Corrupt,
                 Look::Pad { next } => self.position = next,
                 Look::Message { next } => {
                     self.position = next;
@@ -303,18 +346,16 @@ impl RingReader {
         let at = expected % self.size;
         let index = usize::try_from(at).unwrap_or(usize::MAX) / WORD;
         let Some([position, shape, check]) = words.get(index..index + 3) else {
-            return Look::Partial;
+            return Look::Corrupt;
         };
-        if u64::from_le(position.load(Ordering::Acquire)) != expected {
-            return Look::Nothing;
-        }
+        let position = u64::from_le(position.load(Ordering::Acquire));
         let (len, kind) = halves(shape);
         let (crc, epoch) = halves(check);
-        let header = Header { position: expected, len, kind, epoch };
+        let header = Header { position, len, kind, epoch };
         let left = self.size - at;
         let next = expected + entry_bytes(len as usize) as u64;
-        if epoch != self.epoch || next - expected > left {
-            return Look::Partial;
+        if position != expected || epoch != self.epoch || next > self.extent.min(expected + left) {
+            return Look::Corrupt;
         }
         match kind {
             PAD if header.crc() == crc && next - expected == left => Look::Pad { next },
@@ -323,17 +364,16 @@ impl RingReader {
                 let from = at + HEADER_BYTES as u64;
                 let whole = memory::copy_out(words, from, &mut self.copy).is_ok()
                     && crc32c::crc32c_append(header.crc(), &self.copy) == crc;
-                if whole { Look::Message { next } } else { Look::Partial }
+                if whole { Look::Message { next } } else { Look::Corrupt }
             }
-            _ => Look::Partial,
+            _ => Look::Corrupt,
         }
     }
 }
 
 /// The reader's view of the entry it expects.
 enum Look {
-    Nothing,
-    Partial,
+    Corrupt,
     Pad { next: u64 },
     Message { next: u64 },
 }

@@ -92,8 +92,6 @@ pub(crate) struct Link {
     asked: Option<u32>,
     /// The last region of which the peer said that it is withdrawn: writes to it are dropped.
     dropped: Option<u32>,
-    doubt: Option<Doubt>,
-    questions: u64,
 }
 
 /// What is counted in both directions.
@@ -164,12 +162,6 @@ struct Flight {
     _sources: Vec<Rc<Registration>>,
 }
 
-struct Doubt {
-    about: u64,
-    question: u64,
-    answered: bool,
-}
-
 impl Link {
     /// An end that is not connected. `key` comes with the events of its completion queue.
     pub(crate) fn new(
@@ -209,8 +201,6 @@ impl Link {
             counts: Counts::default(),
             asked: None,
             dropped: None,
-            doubt: None,
-            questions: 0,
         })
     }
 
@@ -283,18 +273,6 @@ impl Link {
     /// Whether another write is taken.
     pub(crate) fn has_room(&self) -> bool {
         self.queued <= QUEUE_BYTES
-    }
-
-    /// Whether the peer has said that what was on its way when `about` was first named is in place.
-    pub(crate) fn settled(&mut self, about: u64) -> bool {
-        if let Some(doubt) = self.doubt.as_ref().filter(|doubt| doubt.about == about) {
-            return doubt.answered;
-        }
-        self.questions += 1;
-        let question = self.questions;
-        self.doubt = Some(Doubt { about, question, answered: false });
-        self.urgent.push_back(Say::Settled { question });
-        false
     }
 
     fn note_slot(&self, slot: usize) -> Option<[u8; NOTE_BYTES]> {

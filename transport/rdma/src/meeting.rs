@@ -1,10 +1,12 @@
 //! The beginning of a lane, when both sides offer RDMA: what they say over TCP until it is decided.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::mailbox::{Found, MIN_RING_BYTES, RingReader, RingWriter};
+use halfmoon_transport::memory::WORD;
 use halfmoon_transport::{
     Access, HeapMemory, LaneId, Memory, RegionId, RemoteSpan, Source, Transport as _,
 };
@@ -13,6 +15,9 @@ use crate::deal::Deal;
 
 /// Distinguishes the rings of meetings from no others: each is in memory of its own.
 const EPOCH: u32 = 1;
+
+/// Where the ring begins: the first word is its extent.
+const HEAD_BYTES: usize = WORD;
 
 /// A lane that is not decided. What is said goes through a ring at each side, written over TCP.
 pub(crate) struct Meeting {
@@ -35,7 +40,7 @@ pub(crate) struct Meeting {
 impl Meeting {
     /// Offers a lane's peer a region to write to; `None` if it cannot be exposed.
     pub(crate) fn new(tcp: &mut Tcp, lane: LaneId) -> Option<Self> {
-        let memory = Arc::new(HeapMemory::new(MIN_RING_BYTES));
+        let memory = Arc::new(HeapMemory::new(HEAD_BYTES + MIN_RING_BYTES));
         let region = tcp.expose(memory.clone(), Access::Lane(lane)).ok()?;
         let reader = RingReader::new(MIN_RING_BYTES, EPOCH);
         let writer = RingWriter::new(MIN_RING_BYTES, EPOCH);
@@ -64,16 +69,24 @@ impl Meeting {
         let Ok(placement) = self.writer.place(&[&bytes]) else { return };
         let tail = &[0; 8][..placement.fill];
         let entry = Source::Bytes { head: &placement.header, parts: &[&bytes], tail };
-        let to = RemoteSpan { region, offset: placement.offset };
-        if tcp.post_write(lane, to, entry, None).is_ok() {
+        let to = |offset| RemoteSpan { region, offset };
+        let offset = HEAD_BYTES as u64 + placement.offset;
+        if tcp.post_write(lane, to(offset), entry, None).is_ok() {
             self.writer.commit(&placement);
+        }
+        let Some(extent) = self.writer.extent_due() else { return };
+        if tcp.post_write(lane, to(0), Source::bytes(&extent.to_le_bytes()), None).is_ok() {
+            self.writer.told(extent);
         }
     }
 
     /// What the peer has said; `None` if there is nothing, an error if it is corrupt.
-    pub(crate) fn hear(&mut self, tcp: &mut Tcp, lane: LaneId) -> Option<Result<Deal, Corrupt>> {
-        let settled = |doubt| tcp.settled(lane, doubt);
-        match self.reader.next(self.memory.words(), settled) {
+    pub(crate) fn hear(&mut self) -> Option<Result<Deal, Corrupt>> {
+        let (head, words) = self.memory.words().split_at(HEAD_BYTES / WORD);
+        if self.reader.extent(u64::from_le(head[0].load(Ordering::Acquire))).is_err() {
+            return Some(Err(Corrupt));
+        }
+        match self.reader.next(words) {
             Found::Message(bytes) => Some(Deal::parse(bytes).ok_or(Corrupt)),
             Found::Nothing => None,
             Found::Corrupt => Some(Err(Corrupt)),

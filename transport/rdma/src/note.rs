@@ -28,10 +28,6 @@ pub(crate) enum Say {
     Left { region: u32 },
     /// Where is this region?
     Where { region: u32 },
-    /// Has all been placed that was on its way when this was asked?
-    Settled { question: u64 },
-    /// It has, by the time this arrives.
-    Placed { question: u64 },
     /// The layer above wants to write outside a region.
     Beyond { region: u32 },
 }
@@ -57,9 +53,7 @@ impl Note {
             Say::Withdrawn { region } => (3, region, 0, 0, 0),
             Say::Left { region } => (4, region, 0, 0, 0),
             Say::Where { region } => (5, region, 0, 0, 0),
-            Say::Settled { question } => (6, 0, 0, question, 0),
-            Say::Placed { question } => (7, 0, 0, question, 0),
-            Say::Beyond { region } => (8, region, 0, 0, 0),
+            Say::Beyond { region } => (6, region, 0, 0, 0),
         };
         let mut bytes = [0; NOTE_BYTES];
         bytes[..4].copy_from_slice(&u32::to_le_bytes(kind));
@@ -92,9 +86,7 @@ impl Note {
             3 => Say::Withdrawn { region },
             4 => Say::Left { region },
             5 => Say::Where { region },
-            6 => Say::Settled { question: address },
-            7 => Say::Placed { question: address },
-            8 => Say::Beyond { region },
+            6 => Say::Beyond { region },
             _ => return None,
         };
         Some(Self {
@@ -119,8 +111,6 @@ mod tests {
             Say::Withdrawn { region: 7 },
             Say::Left { region: 7 },
             Say::Where { region: 7 },
-            Say::Settled { question: 1 << 33 },
-            Say::Placed { question: 1 << 33 },
             Say::Beyond { region: 7 },
         ] {
             let note = Note { say, taken: 3, signalled: 1 << 35, placed: 1 << 36 };

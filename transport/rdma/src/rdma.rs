@@ -329,13 +329,6 @@ impl Transport for Rdma {
             && found.link.as_ref().is_some_and(|wired| wired.link.has_room())
     }
 
-    fn settled(&mut self, lane: LaneId, doubt: u64) -> bool {
-        match self.lanes.get_mut(&lane) {
-            Some(found) => found.link.as_mut().is_none_or(|wired| wired.link.settled(doubt)),
-            None => self.tcp.settled(lane, doubt),
-        }
-    }
-
     fn flush(&mut self) {
         self.flush_links();
         self.end_closed();

@@ -5,7 +5,7 @@
 //! 16 length  4   20 zero  4          24 body …
 //! ```
 //!
-//! The region of a greeting is the one that it offers, or 0; its offset is 0.
+//! The region of a greeting is the one that it offers, or 0; its offset is the lane version.
 
 /// Bytes of a frame before its body.
 pub(crate) const HEADER_BYTES: usize = 24;

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use halfmoon_transport::endpoint::LANE_VERSION;
 use halfmoon_transport::{LaneId, RegionId};
 
 use crate::Tcp;
@@ -16,12 +17,14 @@ impl Tcp {
     pub fn greet_offering(&mut self, lane: LaneId, greeting: &[u8], offer: RegionId) {
         if let Some(found) = self.lanes.get_mut(lane) {
             let len = u32::try_from(greeting.len()).unwrap_or(u32::MAX);
-            let header = Header { kind: Kind::Greeting, region: offer.0, offset: 0, len };
+            let offset = u64::from(LANE_VERSION);
+            let header = Header { kind: Kind::Greeting, region: offer.0, offset, len };
             found.out.push(header, [greeting, &[]], &[]);
         }
     }
 
-    /// The region that the peer offered in its greeting.
+    /// The region that the peer offered in its greeting. A peer of another version offers nothing: what
+    /// would be said through that region may have changed.
     #[must_use]
     pub fn offered(&self, lane: LaneId) -> Option<RegionId> {
         self.lanes.get(lane).map(|found| RegionId(found.offered)).filter(|region| region.0 != 0)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use halfmoon_reactor::{Done, Op, SharedReactor, UserId};
 use halfmoon_transport::contract::{MAX_GREETING_BYTES, MAX_WRITE_BYTES};
+use halfmoon_transport::endpoint::LANE_VERSION;
 use halfmoon_transport::lanes::LaneMap;
 use halfmoon_transport::memory;
 use halfmoon_transport::regions::{Regions, Target};
@@ -236,7 +237,8 @@ impl Tcp {
                 }
                 let greeting = found.inbox[begin..begin + len].to_vec();
                 found.stage = Stage::Up;
-                found.offered = header.region;
+                let understood = header.offset == u64::from(LANE_VERSION);
+                found.offered = if understood { header.region } else { 0 };
                 found.taken = begin + len;
                 self.occurrences.push(Occurrence::Greeted { lane, greeting });
             }
@@ -449,10 +451,6 @@ impl Transport for Tcp {
         self.lanes.get(lane).is_some_and(|found| {
             found.stage == Stage::Up && found.closing.is_none() && found.out.queued <= QUEUE_BYTES
         })
-    }
-
-    fn settled(&mut self, lane: LaneId, _doubt: u64) -> bool {
-        self.lanes.get(lane).is_none_or(|found| found.body.is_none())
     }
 
     fn flush(&mut self) {

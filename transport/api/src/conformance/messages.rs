@@ -5,13 +5,35 @@ use std::sync::Arc;
 use super::{
     Node, RING_BYTES, Raw, Seen, Site, join, node_and_stranger, own_greeting, pair, until,
 };
-use crate::contract::{Access, DownReason, Occurrence, RemoteSpan, Source, Token, Transport};
-use crate::endpoint::{LANE_VERSION, SendError, greeting};
-use crate::mailbox::{self, RingWriter};
+use crate::contract::{
+    Access, DownReason, LaneId, Occurrence, RemoteSpan, Source, Token, Transport,
+};
+use crate::endpoint::greeting::{self, Greeting};
+use crate::endpoint::{LANE_VERSION, SendError};
+use crate::mailbox::{self, Placement, RingWriter};
 use crate::memory::{self, HeapMemory, Memory};
 
-/// Where the ring begins in an inbound region.
+/// Where the extent is in an inbound region.
+const EXTENT_AT: u64 = (crate::endpoint::EXTENT * memory::WORD) as u64;
+
+/// Where the ring begins in it.
 const HEAD_BYTES: u64 = crate::endpoint::HEAD_BYTES as u64;
+
+/// Writes an entry that a ring's writer has placed, and says that it is there.
+fn place<T: Transport>(
+    raw: &mut Raw<T>,
+    lane: LaneId,
+    heard: &Greeting<'_>,
+    writer: &mut RingWriter,
+    (placed, entry): (&Placement, &[u8]),
+) {
+    writer.commit(placed);
+    let extent = writer.extent_due().expect("there is an entry").to_le_bytes();
+    for (offset, bytes) in [(HEAD_BYTES + placed.offset, entry), (EXTENT_AT, &extent)] {
+        let to = RemoteSpan { region: heard.region, offset };
+        raw.site.transport.post_write(lane, to, Source::bytes(bytes), None).expect("posted");
+    }
+}
 
 fn message(n: usize) -> Vec<u8> {
     let limit = mailbox::max_message_bytes(RING_BYTES) + 1;
@@ -203,7 +225,7 @@ pub fn a_stranger_is_turned_away<T: Transport>(mut world: impl FnMut() -> Site<T
 pub fn a_peer_that_scribbles_over_its_ring_loses_its_lane_and_nobody_else_does<T: Transport>(
     mut world: impl FnMut() -> Site<T>,
 ) {
-    for damage in [8, 12, 16, 20, 24, 30] {
+    for damage in [0, 8, 12, 16, 20, 24, 30] {
         let (mut node, address, mut raw, lane, heard) =
             node_and_stranger(&mut world, &own_greeting());
         until("the lane of the stranger", || {
@@ -215,13 +237,12 @@ pub fn a_peer_that_scribbles_over_its_ring_loses_its_lane_and_nobody_else_does<T
         let mut friend = Node::new(world(), b"friend");
         let (to_node, from_friend) = join(&mut friend, &mut node, &address);
         let heard = greeting::parse(&heard).expect("it is a greeting");
-        let writer = RingWriter::new(heard.ring_bytes, heard.epoch);
+        let mut writer = RingWriter::new(heard.ring_bytes, heard.epoch);
         let placed = writer.place(&[b"a message"]).expect("it fits");
         let mut entry = placed.header.to_vec();
         entry.extend(b"a message");
         entry[damage] ^= 0x40;
-        let to = RemoteSpan { region: heard.region, offset: HEAD_BYTES };
-        raw.site.transport.post_write(lane, to, Source::bytes(&entry), None).expect("posted");
+        place(&mut raw, lane, &heard, &mut writer, (&placed, &entry));
         until("the end of the lane", || {
             node.turn();
             raw.turn();
@@ -261,6 +282,51 @@ pub fn a_credit_that_cannot_be_kills_the_lane<T: Transport>(mut world: impl FnMu
     }
 }
 
+/// The peer claims to have placed what does not fit, or takes back what it placed.
+pub fn an_extent_that_cannot_be_kills_the_lane<T: Transport>(mut world: impl FnMut() -> Site<T>) {
+    for extent in [1, RING_BYTES as u64 - 8, 2 * RING_BYTES as u64 + 8, u64::MAX] {
+        let (mut node, _, mut raw, lane, heard) = node_and_stranger(&mut world, &own_greeting());
+        let heard = greeting::parse(&heard).expect("it is a greeting");
+        let to = RemoteSpan { region: heard.region, offset: EXTENT_AT };
+        let word = extent.to_le_bytes();
+        raw.site.transport.post_write(lane, to, Source::bytes(&word), None).expect("posted");
+        until("the end of the lane", || {
+            node.turn();
+            raw.turn();
+            matches!(node.seen.last(), Some(Seen::Down(..)))
+        });
+        let down = node.seen.last();
+        assert!(matches!(down, Some(Seen::Down(_, DownReason::Corrupt))), "{extent}: {down:?}");
+    }
+}
+
+/// An entry that was written and never said to be there.
+pub fn a_message_counts_only_once_its_sender_says_that_it_is_there<T: Transport>(
+    mut world: impl FnMut() -> Site<T>,
+) {
+    let (mut node, _, mut raw, lane, heard) = node_and_stranger(&mut world, &own_greeting());
+    let heard = greeting::parse(&heard).expect("it is a greeting");
+    let mut writer = RingWriter::new(heard.ring_bytes, heard.epoch);
+    let placed = writer.place(&[b"messages"]).expect("it fits");
+    let entry = [&placed.header[..], b"messages"].concat();
+    let to = RemoteSpan { region: heard.region, offset: HEAD_BYTES };
+    let source = Source::bytes(&entry);
+    raw.site.transport.post_write(lane, to, source, Some(Token(1))).expect("posted");
+    until("the completion", || {
+        node.turn();
+        raw.turn();
+        raw.take(|seen| matches!(seen, Occurrence::Completed { .. })).is_some()
+    });
+    node.turn();
+    assert!(!node.seen.iter().any(|seen| matches!(seen, Seen::Message(..))), "{:?}", node.seen);
+    place(&mut raw, lane, &heard, &mut writer, (&placed, &entry));
+    until("the message", || {
+        node.turn();
+        raw.turn();
+        matches!(node.seen.last(), Some(Seen::Message(_, bytes)) if bytes == b"messages")
+    });
+}
+
 /// All but the last word arrives.
 pub fn a_peer_that_dies_in_the_middle_of_a_message_delivers_nothing_of_it<T: Transport>(
     mut world: impl FnMut() -> Site<T>,
@@ -282,6 +348,21 @@ pub fn a_peer_that_dies_in_the_middle_of_a_message_delivers_nothing_of_it<T: Tra
         matches!(node.seen.last(), Some(Seen::Down(..)))
     });
     assert!(!node.seen.iter().any(|seen| matches!(seen, Seen::Message(..))), "{:?}", node.seen);
+}
+
+/// Without a flush between them.
+pub fn a_message_that_was_sent_before_a_close_still_arrives<T: Transport>(
+    mut world: impl FnMut() -> Site<T>,
+) {
+    let ((mut a, to_b), (mut b, to_a)) = pair(&mut world);
+    a.endpoint.send(to_b, &[b"the last"]).expect("it is sent");
+    a.endpoint.close(to_b);
+    until("the end of the lane", || {
+        a.turn();
+        b.turn();
+        matches!(b.seen.last(), Some(Seen::Down(..)))
+    });
+    assert_eq!(b.seen[0], Seen::Message(to_a, b"the last".to_vec()));
 }
 
 /// The transport gives the slot of a lane to the next one, before the end of the first was polled.

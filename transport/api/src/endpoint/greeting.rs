@@ -13,7 +13,7 @@ use crate::contract::{DownReason, RegionId};
 use crate::mailbox;
 
 /// The version of greeting, frames and rings. Both sides must speak the same.
-pub const LANE_VERSION: u16 = 1;
+pub const LANE_VERSION: u16 = 2;
 
 /// Most bytes of a role's hello.
 pub const MAX_HELLO_BYTES: usize = 4 << 10;

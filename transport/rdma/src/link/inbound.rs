@@ -111,13 +111,6 @@ impl Link {
             }
             Say::Left { region } => news.push(News::Left(region)),
             Say::Where { region } => news.push(News::Where(region)),
-            Say::Settled { question } => self.push_note(Say::Placed { question }),
-            Say::Placed { question } => {
-                if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.question == question)
-                {
-                    doubt.answered = true;
-                }
-            }
             Say::Beyond { .. } => news.push(News::Failed(DownReason::OutOfBounds)),
         }
     }

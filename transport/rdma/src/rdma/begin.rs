@@ -182,7 +182,7 @@ impl Rdma {
             while let Some(meeting) =
                 self.lanes.get_mut(&lane).and_then(|found| found.meeting.as_mut())
             {
-                match meeting.hear(&mut self.tcp, lane) {
+                match meeting.hear() {
                     None => break,
                     Some(Ok(deal)) => self.heard(lane, deal),
                     Some(Err(_)) => {
