@@ -42,6 +42,7 @@ macro_rules! conformance_tests {
             a_write_out_of_bounds_is_not_applied_in_any_part_and_kills_only_its_lane,
             a_region_of_another_lane_or_of_none_is_forbidden,
             a_write_to_a_withdrawn_region_is_dropped_and_the_lane_lives,
+            a_withdrawal_among_writes_costs_no_lane_and_in_the_end_nothing_more_lands,
             an_address_where_nobody_listens_takes_the_lane_down,
         );
         $crate::conformance_tests!(@each $world, messages:

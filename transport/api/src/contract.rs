@@ -339,8 +339,12 @@ pub trait Transport {
     /// Lets peers write to `memory`.
     fn expose(&mut self, memory: Arc<dyn Memory>, access: Access) -> Result<RegionId, ExposeError>;
 
-    /// Ends that. From the return of this call nothing more is written to the memory, except by a
-    /// receive into it that is under way, which holds its own reference.
+    /// Ends that. What peers write from now on is dropped, and their lanes live.
+    ///
+    /// What is under way may still land: a receive into the memory that has begun, or what a peer's
+    /// adapter writes before the peer has heard, which it has a second for. Until nothing can land
+    /// any more, the transport holds a reference to the memory; whoever wants to use it for something
+    /// else waits until that is gone.
     fn withdraw(&mut self, region: RegionId);
 
     /// Posts a write. With a token, its completion is reported.

@@ -82,7 +82,7 @@ impl Exposures {
                 region,
                 rkey: registration.rkey(),
                 address: registration.address(),
-                len: registration.memory().len_bytes() as u64,
+                len: registration.len() as u64,
             }),
             Err(error) => Answer::Refused(error),
         }
@@ -94,23 +94,30 @@ impl Exposures {
         memory: &Arc<dyn Memory>,
         device: &Rc<Device>,
     ) -> Option<Rc<Registration>> {
-        let start = memory.words().as_ptr();
+        let start = memory.words().as_ptr() as u64;
         let same = |found: &&Rc<Registration>| {
-            let covers = found.memory().len_bytes() >= memory.len_bytes();
-            found.memory().words().as_ptr() == start && covers && found.is_of(device)
+            let covers = found.len() >= size_of_val(memory.words());
+            found.address() == start && covers && found.is_of(device)
         };
         let all = self.exposed.values().flat_map(|exposure| &exposure.registrations);
         all.into_iter().find(same).cloned()
     }
 
-    /// Takes a region away. It stays registered until the peers of these lanes have left it.
-    pub(crate) fn withdraw(&mut self, region: RegionId, lanes: Vec<LaneId>) {
-        let Some(gone) = self.exposed.remove(&region.0) else { return };
-        if !gone.registrations.is_empty() && !lanes.is_empty() {
+    /// Takes a region away. It stays registered until the peers of these lanes have left it. Returns its
+    /// registrations: whoever still holds one keeps the region within reach.
+    pub(crate) fn withdraw(
+        &mut self,
+        region: RegionId,
+        lanes: Vec<LaneId>,
+    ) -> Vec<Rc<Registration>> {
+        let Some(gone) = self.exposed.remove(&region.0) else { return Vec::new() };
+        let registrations = gone.registrations.clone();
+        if !registrations.is_empty() && !lanes.is_empty() {
             let until = Instant::now() + LEAVE_TIME;
             let leaving = Leaving { _registrations: gone.registrations, lanes, until };
             self.leaving.insert(region.0, leaving);
         }
+        registrations
     }
 
     /// Whether a region is only for one lane, or for all.

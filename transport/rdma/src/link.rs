@@ -41,6 +41,13 @@ pub(crate) const DIRECT_BYTES: usize = 16 << 10;
 /// Most bytes of one work. A long write is several, which the adapter places one after the other.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// After so many bytes the adapter tells what it has done, so that one that is busy with a long chain
+/// is not taken for one that has stalled: at 1 MB/s it is still in time.
+const TOLD_BYTES: usize = 4 << 20;
+
+/// Most answers that wait for the peer to give room for notes. One that asks has room for them.
+const ANSWERS_MAX: usize = 1024;
+
 /// How long the adapter may take for what it was given. It gives up by itself long before, but some
 /// that are made of software do not.
 const STALL_TIME: Duration = Duration::from_secs(5);
@@ -75,6 +82,8 @@ pub(crate) struct Link {
     queued: usize,
     /// Notes that do not wait for writes.
     urgent: VecDeque<Say>,
+    /// Notes in `queue` that answer the peer.
+    answers: usize,
     staging: Staging,
     /// Items in `queue` whose bytes have no room in `staging` yet: those that come after them get
     /// theirs after them.
@@ -191,6 +200,7 @@ impl Link {
             queue: VecDeque::new(),
             queued: 0,
             urgent: VecDeque::new(),
+            answers: 0,
             staging: Staging::new(STAGING_BYTES as u64),
             unstaged: 0,
             flights: VecDeque::new(),
@@ -289,7 +299,7 @@ fn reason(failure: Failure) -> DownReason {
         Failure::Refused => io::ErrorKind::PermissionDenied,
         Failure::Silent => io::ErrorKind::TimedOut,
         Failure::Flushed => io::ErrorKind::ConnectionAborted,
-        Failure::Other(_) => io::ErrorKind::Other,
+        Failure::Mute | Failure::Other(_) => io::ErrorKind::Other,
     })
 }
 
@@ -310,6 +320,15 @@ impl Link {
         let (from, len) = (&self.desk, bytes.len());
         let what = crate::work::What::Write { from, offset: STAGING_AT, len, address, rkey };
         self.pair.post(&[crate::work::Work { id: SCRIBBLE, signalled: true, what }]).unwrap();
+    }
+
+    /// Sends a note beside all that is kept count of.
+    pub(crate) fn note_without_count(&mut self) {
+        let Counts { notes_taken, signalled, their_signalled, .. } = self.counts;
+        let (taken, placed) = (notes_taken, their_signalled);
+        let note = crate::note::Note { say: Say::Writes, taken, signalled, placed };
+        let what = crate::work::What::Note(note.encode());
+        self.pair.post(&[crate::work::Work { id: SCRIBBLE, signalled: false, what }]).unwrap();
     }
 
     /// Sends a note that is none.

@@ -70,6 +70,9 @@ pub(crate) enum Reach {
 pub(crate) struct Registration {
     device: Rc<Device>,
     region: NonNull<ibv_mr>,
+    /// As the words themselves said, not `len_bytes`.
+    start: u64,
+    len: usize,
     memory: ManuallyDrop<Arc<dyn Memory>>,
 }
 
@@ -120,11 +123,10 @@ impl Device {
             (name.to_string_lossy().into_owned(), (library.ibv_open_device)(device))
         };
         let context = last_error(context)?;
+        let raw = context.as_ptr();
         // SAFETY: the context is open. Each of the two is given back in `drop`.
-        let (domain, channel) = unsafe {
-            let domain = (library.ibv_alloc_pd)(context.as_ptr());
-            (domain, (library.ibv_create_comp_channel)(context.as_ptr()))
-        };
+        let (domain, channel) =
+            unsafe { ((library.ibv_alloc_pd)(raw), (library.ibv_create_comp_channel)(raw)) };
         // A device that gives neither is broken; what it may have given is not worth the code that
         // would give it back.
         let (domain, channel) = (last_error(domain)?, last_error(channel)?);
@@ -207,8 +209,9 @@ impl Registration {
         let local = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
         // Never with relaxed ordering: a later write must not appear before an earlier one.
         let access = if reach == Reach::Peer { local | remote } else { local };
-        let start = memory.words().as_ptr().cast_mut().cast::<c_void>();
-        let len = memory.len_bytes();
+        let words = memory.words();
+        let start = words.as_ptr().cast_mut().cast::<c_void>();
+        let len = size_of_val(words);
         prefer_huge_pages(start, len);
         // SAFETY: the range is that of `memory`, whose words stay where they are while it lives; the
         // registration holds it. They are atomics, so the adapter may change them at any time.
@@ -221,7 +224,8 @@ impl Registration {
             )
         };
         let region = last_error(region)?;
-        Ok(Self { device: Rc::clone(device), region, memory: ManuallyDrop::new(memory) })
+        let (device, start, memory) = (Rc::clone(device), start as u64, ManuallyDrop::new(memory));
+        Ok(Self { device, region, start, len, memory })
     }
 
     /// What the peer needs to write to it.
@@ -236,8 +240,13 @@ impl Registration {
     }
 
     /// The address of the first byte.
-    pub(crate) fn address(&self) -> u64 {
-        self.memory.words().as_ptr() as u64
+    pub(crate) const fn address(&self) -> u64 {
+        self.start
+    }
+
+    /// How many bytes are registered.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 
     /// Whether it is with this device.
@@ -282,18 +291,16 @@ impl CompletionQueue {
         Ok(Rc::new(Self { device: Rc::clone(device), queue: last_error(queue)? }))
     }
 
-    /// Takes what has been done.
+    /// Takes what has been done. A queue that cannot be asked says so as work that has failed.
     pub(crate) fn take(&self, mut take: impl FnMut(Finished)) {
         loop {
             // SAFETY: all zero is a valid value of this plain structure.
             let mut entries: [ibv_wc; TAKEN_AT_ONCE] = unsafe { mem::zeroed() };
+            let room = i32::try_from(TAKEN_AT_ONCE).unwrap_or(1);
+            let into = entries.as_mut_ptr();
             // SAFETY: the queue exists, and the array has room for so many.
-            let count = unsafe {
-                let room = i32::try_from(TAKEN_AT_ONCE).unwrap_or(1);
-                rdma_sys::ibv_poll_cq(self.queue.as_ptr(), room, entries.as_mut_ptr())
-            };
-            // A failure would be told again; the lanes end by other signs of it.
-            let count = usize::try_from(count).unwrap_or(0);
+            let count = unsafe { rdma_sys::ibv_poll_cq(self.queue.as_ptr(), room, into) };
+            let Ok(count) = usize::try_from(count) else { return take(Finished::UNKNOWN) };
             entries.iter().take(count).map(Finished::of).for_each(&mut take);
             if count < TAKEN_AT_ONCE {
                 return;
@@ -411,7 +418,7 @@ impl QueuePair {
 
     /// Makes room for a note in registered memory.
     pub(crate) fn receive(&self, id: u64, into: &Registration, offset: usize) -> io::Result<()> {
-        assert!(offset + NOTE_BYTES <= into.memory.len_bytes());
+        assert!(offset + NOTE_BYTES <= into.len);
         let mut place = ibv_sge {
             addr: into.address() + offset as u64,
             length: NOTE_BYTES as u32,
@@ -474,7 +481,7 @@ fn request(work: &Work<'_>, inline_bytes: usize) -> (ibv_send_wr, ibv_sge) {
     }
     let place = match &work.what {
         What::Write { from, offset, len, address, rkey } => {
-            assert!(offset.checked_add(*len).is_some_and(|end| end <= from.memory.len_bytes()));
+            assert!(offset.checked_add(*len).is_some_and(|end| end <= from.len));
             request.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
             request.wr.rdma = rdma_sys::rdma_t { remote_addr: *address, rkey: *rkey };
             let length = u32::try_from(*len).unwrap_or(u32::MAX);
@@ -489,4 +496,20 @@ fn request(work: &Work<'_>, inline_bytes: usize) -> (ibv_send_wr, ibv_sge) {
         request.send_flags |= ibv_send_flags::IBV_SEND_INLINE.0;
     }
     (request, place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Device {
+        /// From now on none of its completion queues can be asked.
+        pub(crate) fn mute(&self) {
+            unsafe extern "C" fn refuse(_: *mut ibv_cq, _: c_int, _: *mut ibv_wc) -> c_int {
+                -1
+            }
+            // SAFETY: the context is open, and its table is used on this thread only.
+            unsafe { (*self.context.as_ptr()).ops.poll_cq = Some(refuse) };
+        }
+    }
 }

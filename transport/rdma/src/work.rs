@@ -45,11 +45,16 @@ pub(crate) enum Failure {
     Silent,
     /// Work before it has failed.
     Flushed,
+    /// The adapter does not say what it has done.
+    Mute,
     /// Anything else, as verbs number it.
     Other(u32),
 }
 
 impl Finished {
+    /// What is told of a queue that cannot be asked.
+    pub(crate) const UNKNOWN: Self = Self { id: 0, len: 0, failure: Some(Failure::Mute) };
+
     /// What an entry of a completion queue says.
     pub(crate) fn of(entry: &ibv_wc) -> Self {
         let failure = match entry.status {

@@ -289,6 +289,40 @@ pub fn a_write_to_a_withdrawn_region_is_dropped_and_the_lane_lives<T: Transport>
     assert!(b.seen.is_empty() && b.site.transport.has_room(to_a));
 }
 
+/// The region goes while writes to it are under way.
+pub fn a_withdrawal_among_writes_costs_no_lane_and_in_the_end_nothing_more_lands<T: Transport>(
+    mut world: impl FnMut() -> Site<T>,
+) {
+    let ((mut a, to_b), (mut b, to_a)) = raw_pair(&mut world);
+    let (landing, region) = expose(&mut b, to_a, 256 << 10);
+    let count = 24;
+    for round in 1..=count {
+        let bytes = [u8::try_from(round).expect("small")].repeat(200 << 10);
+        post(&mut a, to_b, (region, 0), source(&bytes), Some(round));
+    }
+    until("the first of the writes", || {
+        a.turn();
+        b.turn();
+        read(&landing, 0, 1) != [0]
+    });
+    b.site.transport.withdraw(region);
+    until("all completions, and the end of what holds the memory", || {
+        a.turn();
+        b.turn();
+        a.seen.len() as u64 == count && Arc::strong_count(&landing) == 1
+    });
+    let before = read(&landing, 0, 256 << 10);
+    post(&mut a, to_b, (region, 0), Source::bytes(&[99; 64]), Some(count + 1));
+    until("the completion of the last", || {
+        a.turn();
+        b.turn();
+        a.seen.len() as u64 == count + 1
+    });
+    assert!(read(&landing, 0, 256 << 10) == before, "something came after the end");
+    assert!(a.seen.iter().all(|seen| matches!(seen, Occurrence::Completed { .. })));
+    assert!(b.seen.is_empty() && b.site.transport.has_room(to_a));
+}
+
 /// Nobody listens where somebody did before.
 pub fn an_address_where_nobody_listens_takes_the_lane_down<T: Transport>(
     mut world: impl FnMut() -> Site<T>,

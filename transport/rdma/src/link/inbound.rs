@@ -2,16 +2,13 @@
 
 use std::time::Instant;
 
-use halfmoon_transport::contract::MAX_WRITE_BYTES;
 use halfmoon_transport::regions::MAX_REGIONS;
 use halfmoon_transport::{DownReason, Token};
 
-use super::{Link, NOTE_STRIDE, QUEUE_BYTES, RECEIVE, Remote, reason};
+use super::{ANSWERS_MAX, Link, NOTE_STRIDE, RECEIVE, Remote, reason};
 use crate::note::{NOTE_BYTES, Note, Say};
+use crate::verbs::NOTES_DEPTH;
 use crate::work::Finished;
-
-/// Answers that wait for the peer to have room for notes. It asks one thing at a time.
-const ANSWERS_MAX: usize = 1024;
 
 /// What the transport has to know of what came.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,11 +60,17 @@ impl Link {
         self.last_progress = Instant::now();
     }
 
-    /// Whether the peer asks for more than any that also listens: answers and names would pile up.
+    /// Notes that were taken, and for which the peer was not told that there is room again.
+    pub(crate) fn untold(&self) -> u32 {
+        self.counts.notes_taken.wrapping_sub(self.counts.told_taken)
+    }
+
+    /// Whether the peer asks for more than any that also listens: notes, answers and names would pile
+    /// up. Their limits are named in the decision on what a peer can make a node hold.
     fn is_overburdened(&self) -> bool {
-        self.urgent.len() > ANSWERS_MAX
+        self.untold() > NOTES_DEPTH
+            || self.urgent.len() + self.answers > ANSWERS_MAX
             || self.remotes.len() > MAX_REGIONS
-            || self.queued > 2 * QUEUE_BYTES + MAX_WRITE_BYTES
     }
 
     /// Takes the counts of a note; `None` if they cannot be.
@@ -104,6 +107,7 @@ impl Link {
             Say::Withdrawn { region } => {
                 self.remotes.remove(&region);
                 self.push_note(Say::Left { region });
+                self.answers += 1;
                 if self.asked == Some(region) {
                     self.dropped = Some(region);
                 }

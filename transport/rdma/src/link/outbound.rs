@@ -2,18 +2,20 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use halfmoon_transport::contract::MAX_WRITE_BYTES;
-use halfmoon_transport::{PostError, RemoteSpan, Source, Token, memory};
+use halfmoon_transport::memory::WORD;
+use halfmoon_transport::{HeapMemory, Memory as _, PostError, RemoteSpan, Source, Token, memory};
 
 use super::{
     DIRECT_BYTES, Flight, ITEM_BYTES, Item, Link, Load, PIECE_BYTES, QUEUE_BYTES, Queued,
-    STAGING_AT,
+    STAGING_AT, TOLD_BYTES,
 };
 use crate::note::{Note, Say};
-use crate::verbs::{NOTES_DEPTH, Registration, SEND_DEPTH};
+use crate::verbs::{Device, NOTES_DEPTH, Reach, Registration, SEND_DEPTH};
 use crate::work::{What, Work};
 
 /// Notes that only give room back may use the last one that the peer has room for, so that two sides
@@ -126,6 +128,29 @@ impl Link {
         }
     }
 
+    /// Has what is queued hold none of these registrations: what it is to send from there is copied. What
+    /// the adapter has already is done, or given up, in a few seconds.
+    pub(crate) fn release(
+        &mut self,
+        registrations: &[Rc<Registration>],
+        device: &Rc<Device>,
+    ) -> io::Result<()> {
+        for item in &mut self.queue {
+            if let Item::Write(Queued { load: Load::Registered { from, offset }, len, .. }) = item
+                && registrations.iter().any(|gone| Rc::ptr_eq(gone, from))
+            {
+                let copy = Arc::new(HeapMemory::new(*len));
+                let mut bytes = Vec::with_capacity(*len);
+                memory::append_out(from.memory().words(), *offset as u64, *len, &mut bytes)
+                    .and_then(|()| memory::copy_in(copy.words(), 0, &bytes))
+                    .map_err(io::Error::other)?;
+                *from = Rc::new(Registration::new(device, copy, Reach::Local)?);
+                *offset = 0;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a write one with the one before it, if it goes on where that ends on both sides.
     fn grows(&mut self, to: RemoteSpan, len: usize, at: usize, token: Option<Token>) -> bool {
         let Some(Item::Write(last)) = self.queue.back_mut() else { return false };
@@ -169,8 +194,7 @@ impl Link {
             }
         }
         // The writes of the chain were allowed only while there was a note left to end them.
-        let owes_room =
-            self.counts.notes_taken.wrapping_sub(self.counts.told_taken) >= RETURN_AFTER;
+        let owes_room = self.untold() >= RETURN_AFTER;
         let owes_news = self.counts.their_signalled > self.counts.told_placed;
         let spare = self.has_work_left(&chain);
         let must = chain.open || owes_room && spare && self.has_note_left(0);
@@ -201,9 +225,13 @@ impl Link {
     fn pop(&mut self) {
         if let Some(item) = self.queue.pop_front() {
             self.queued = self.queued.saturating_sub(item.cost());
-            if let Item::Write(gone) = &item {
-                self.unstaged -= usize::from(gone.load.is_unstaged());
-                self.counts.signalled += u64::from(gone.token.is_some());
+            match &item {
+                Item::Write(gone) => {
+                    self.unstaged -= usize::from(gone.load.is_unstaged());
+                    self.counts.signalled += u64::from(gone.token.is_some());
+                }
+                Item::Note(Say::Left { .. }) => self.answers -= 1,
+                Item::Note(_) => {}
             }
         }
     }
@@ -242,8 +270,8 @@ impl Link {
             return false;
         }
         let left = first.len - first.done;
-        let len = left.min(PIECE_BYTES);
         let address = remote.address + first.to.offset + first.done as u64;
+        let len = piece(address, left, PIECE_BYTES);
         let rkey = remote.rkey;
         let step = match &first.load {
             Load::Staged { at, .. } => {
@@ -258,10 +286,11 @@ impl Link {
             }
             Load::Bytes(_) | Load::Memory { .. } => {
                 let least = len.min(DIRECT_BYTES);
-                let len = len.min(self.staging.longest(least));
-                if len < least {
+                let room = self.staging.longest(least);
+                if room < least {
                     return false;
                 }
+                let len = piece(address, len, room);
                 let Some(at) = self.staging.take(len) else { return false };
                 let offset = STAGING_AT + at;
                 first.copy_to(self.desk.memory().words(), offset, len);
@@ -293,11 +322,13 @@ impl Link {
         }
         let first_id = self.next_id;
         self.next_id += count as u64;
+        let ends = ends_told(chain.steps.iter().map(Step::len));
         let works: Vec<Work<'_>> = chain
             .steps
             .iter()
             .zip(first_id..)
-            .map(|(step, id)| {
+            .zip(&ends)
+            .map(|((step, id), signalled)| {
                 let what = match step {
                     Step::Note(note) => What::Note(note.encode()),
                     Step::Write { from, offset, len, address, rkey } => What::Write {
@@ -308,7 +339,7 @@ impl Link {
                         rkey: *rkey,
                     },
                 };
-                Work { id, signalled: id + 1 == self.next_id, what }
+                Work { id, signalled: *signalled, what }
             })
             .collect();
         self.pair.post(&works)?;
@@ -317,12 +348,17 @@ impl Link {
         if self.flights.is_empty() {
             self.last_progress = Instant::now();
         }
-        self.flights.push_back(Flight {
-            id: self.next_id - 1,
-            works: count,
-            staged: self.staged_until(),
-            _sources: chain.sources,
-        });
+        let (staged, mut begin) = (self.staged_until(), first_id);
+        let told = ends.iter().zip(first_id..).filter(|(told, _)| **told).map(|(_, id)| id);
+        for id in told {
+            let works = usize::try_from(id + 1 - begin).unwrap_or(count);
+            begin = id + 1;
+            self.flights.push_back(Flight { id, works, staged: 0, _sources: Vec::new() });
+        }
+        // What the chain holds is given back with its last work.
+        if let Some(last) = self.flights.back_mut() {
+            (last.staged, last._sources) = (staged, chain.sources);
+        }
         Ok(())
     }
 
@@ -335,6 +371,42 @@ impl Link {
         };
         self.queue.iter().find_map(since).unwrap_or_else(|| self.staging.position())
     }
+}
+
+impl Step {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Write { len, .. } => *len,
+            Self::Note(_) => 0,
+        }
+    }
+}
+
+/// Which of the works of a chain, of these lengths, have their end told: the last, and others so that
+/// no more than [`TOLD_BYTES`] come between.
+fn ends_told(lens: impl ExactSizeIterator<Item = usize>) -> Vec<bool> {
+    let (count, mut since) = (lens.len(), 0);
+    lens.enumerate()
+        .map(|(index, len)| {
+            since += len;
+            let told = index + 1 == count || since >= TOLD_BYTES;
+            if told {
+                since = 0;
+            }
+            told
+        })
+        .collect()
+}
+
+/// How long the next piece is of a write of which `left` bytes go to `address` on, if it may have
+/// `most`. Only the last may end within a word: an adapter writes a word of eight bytes whole only if
+/// all of it is in one piece.
+fn piece(address: u64, left: usize, most: usize) -> usize {
+    if left <= most {
+        return left;
+    }
+    let beyond = usize::try_from((address + most as u64) % WORD as u64).unwrap_or(0);
+    if beyond < most { most - beyond } else { most }
 }
 
 impl Item {
@@ -368,5 +440,37 @@ impl Queued {
             Load::Staged { .. } | Load::Registered { .. } => Ok(()),
         };
         copied.expect("the source was checked when it was posted, and the room was taken for it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_piece_but_the_last_ends_within_a_word_of_the_target() {
+        for (address, len, most) in
+            [(4096, 1 << 20, 256 << 10), (4099, 1 << 20, 16 << 10), (7, 90, 33)]
+        {
+            let (mut done, mut ends) = (0, Vec::new());
+            while done < len {
+                let piece = piece(address + done as u64, len - done, most);
+                assert!(piece > 0 && piece <= most);
+                done += piece;
+                ends.push(address + done as u64);
+            }
+            assert_eq!((done, ends.pop()), (len, Some(address + len as u64)));
+            assert!(ends.iter().all(|end| end.is_multiple_of(8)), "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_chain_tells_on_the_way_what_is_done() {
+        let pieces = 4 * TOLD_BYTES / PIECE_BYTES;
+        let told = ends_told([PIECE_BYTES; 4 * TOLD_BYTES / PIECE_BYTES].into_iter());
+        let ends: Vec<usize> = (0..pieces).filter(|index| told[*index]).collect();
+        let apart = TOLD_BYTES / PIECE_BYTES;
+        assert_eq!(ends, [apart - 1, 2 * apart - 1, 3 * apart - 1, pieces - 1]);
+        assert_eq!(ends_told([8, 8, 0].into_iter()), [false, false, true]);
     }
 }

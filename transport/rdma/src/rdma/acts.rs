@@ -1,6 +1,7 @@
 //! What is done with what comes over RDMA, and with regions.
 
 use std::io;
+use std::rc::Rc;
 
 use halfmoon_transport::{Access, DownReason, LaneId, Occurrence, RegionId};
 
@@ -9,6 +10,7 @@ use super::{Lane, Rdma};
 use crate::exposures::Answer;
 use crate::link::News;
 use crate::note::Say;
+use crate::verbs::Registration;
 
 impl Rdma {
     /// Takes what the adapters have finished.
@@ -111,7 +113,25 @@ impl Rdma {
                 told.push(lane);
             }
         }
-        self.exposures.withdraw(region, told);
+        let registrations = self.exposures.withdraw(region, told);
+        if !registrations.is_empty() {
+            self.release(&registrations);
+        }
+    }
+
+    /// Has no queued write keep registered what is to be out of reach.
+    fn release(&mut self, registrations: &[Rc<Registration>]) {
+        let mut failed = Vec::new();
+        for (lane, found) in &mut self.lanes {
+            if let Some(wired) = &mut found.link
+                && let Err(error) = wired.link.release(registrations, &wired.device)
+            {
+                failed.push((*lane, error));
+            }
+        }
+        for (lane, error) in failed {
+            self.unregistered(lane, error);
+        }
     }
 
     fn lanes_of(&self, access: Access) -> Vec<LaneId> {

@@ -40,6 +40,12 @@ impl Node {
         wired.link.scribble(to, bytes);
     }
 
+    /// Notes that a lane has taken, and of which its peer was not told.
+    fn untold(&mut self, lane: LaneId) -> u32 {
+        let wired = self.transport.lanes.get_mut(&lane).and_then(|found| found.link.as_mut());
+        wired.map_or(0, |wired| wired.link.untold())
+    }
+
     /// How the last scribble ended.
     fn outcome(&mut self, lane: LaneId) -> Option<Failure> {
         let wired = self.transport.lanes.get_mut(&lane)?.link.as_mut()?;
@@ -160,6 +166,87 @@ fn a_peer_that_does_not_leave_a_withdrawn_region_is_refused_by_the_adapter() {
         node.down(to_zombie).is_some()
     });
     works(&mut friend, friend_to_node, &mut node, to_friend);
+}
+
+#[test]
+fn a_withdrawn_region_is_out_of_reach_although_a_write_from_it_still_waits() {
+    let (mut node, address) = listening();
+    let (mut friend, friend_to_node, to_friend) = peer(&mut node, &address);
+    let (mut zombie, to_node, to_zombie) = peer(&mut node, &address);
+    let memory = Arc::new(HeapMemory::new(64 << 10));
+    let region = node.transport.expose(memory.clone(), Access::Lane(to_zombie)).unwrap();
+    let mut key = None;
+    until("the name of the region", || {
+        node.turn();
+        zombie.turn();
+        let wired = zombie.transport.lanes.get_mut(&to_node).unwrap().link.as_mut().unwrap();
+        key = wired.link.remote(region);
+        key.is_some()
+    });
+    memory::copy_in(memory.words(), 0, &[7; 64 << 10]).unwrap();
+    // The friend has to be asked where this is, and does not answer before it polls.
+    let landing = Arc::new(HeapMemory::new(64 << 10));
+    let to = friend.transport.expose(landing.clone(), Access::Any).unwrap();
+    let to = RemoteSpan { region: to, offset: 0 };
+    let source = Source::Memory { memory: memory.clone(), offset: 0, len: 64 << 10 };
+    node.transport.post_write(to_friend, to, source, Some(Token(5))).unwrap();
+    node.turn();
+    node.transport.withdraw(region);
+    until("the end of the time to leave", || {
+        node.turn();
+        !node.transport.exposures.is_leaving(region)
+    });
+    assert_eq!(Arc::strong_count(&memory), 1, "nothing holds the memory");
+    zombie.scribble(to_node, key.unwrap(), &[2; 64]);
+    let mut outcome = None;
+    until("the refusal", || {
+        node.turn();
+        outcome = outcome.or(zombie.outcome(to_node));
+        outcome.is_some()
+    });
+    assert_eq!(outcome, Some(Failure::Refused));
+    until("the write that waited", || {
+        node.turn();
+        friend.turn();
+        node.seen.contains(&Occurrence::Completed { lane: to_friend, token: Token(5) })
+    });
+    assert_eq!(bytes_of(&landing), [7; 64 << 10]);
+    works(&mut friend, friend_to_node, &mut node, to_friend);
+}
+
+#[test]
+fn an_adapter_that_does_not_say_what_it_has_done_loses_its_lane() {
+    let (mut node, address) = listening();
+    let (mut peer, to_node, to_peer) = peer(&mut node, &address);
+    node.transport.devices[0].mute();
+    until("the end of the lane", || {
+        node.turn();
+        peer.turn();
+        node.down(to_peer).is_some()
+    });
+    assert_eq!(node.down(to_peer), Some(&DownReason::Lost(std::io::ErrorKind::Other)));
+    until("the end of its other side", || {
+        peer.turn();
+        node.turn();
+        peer.down(to_node).is_some()
+    });
+}
+
+#[test]
+fn a_peer_that_sends_more_notes_than_there_is_room_for_loses_its_lane() {
+    let (mut node, address) = listening();
+    let (mut peer, to_node, to_peer) = peer(&mut node, &address);
+    let before = node.untold(to_peer);
+    // No more at once than the adapter has room for; the node only takes them, and gives no room back.
+    for count in [100, 60] {
+        let wired = peer.transport.lanes.get_mut(&to_node).unwrap().link.as_mut().unwrap();
+        (0..count).for_each(|_| wired.link.note_without_count());
+        until("the notes, or the end of the lane", || {
+            node.transport.poll(&mut node.seen);
+            node.down(to_peer).is_some() || node.untold(to_peer) == before + count
+        });
+    }
+    assert_eq!(node.down(to_peer), Some(&DownReason::Corrupt));
 }
 
 #[test]
