@@ -75,6 +75,17 @@ fn carried(transport: &Value) -> String {
     if shares.is_empty() { "no lanes".to_owned() } else { shares.join("; ") }
 }
 
+/// A lane of the engine: to whom, over what, and why.
+fn lane(lane: &Value) -> String {
+    let text = |of: &Value| of.as_str().unwrap_or("").to_owned();
+    let to =
+        format!("  to {} {} over {}", text(&lane["role"]), lane["node"], text(&lane["transport"]));
+    match lane["why"].as_str() {
+        Some(why) => format!("{to}: {why}"),
+        None => to,
+    }
+}
+
 /// What an engine says of itself and its cluster, for a person.
 fn described(answer: &Value) -> Vec<String> {
     let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
@@ -98,6 +109,7 @@ fn described(answer: &Value) -> Vec<String> {
         carried(&answer["transport"]),
         text(&answer["backend"])
     ));
+    lines.extend(list(&answer["transport"]["lanes"]).iter().map(lane));
     let sequencers: Vec<String> = list(&answer["sequencers"])
         .iter()
         .map(|one| {
@@ -150,13 +162,21 @@ mod tests {
                 { "id": "7b", "function": "pay", "attempts": 1, "cursor": 38, "parked": null },
             ],
             "workers": [{ "pid": 1, "function": "pay" }, { "pid": 2, "function": null }],
-            "transport": { "tcp": { "lanes": 1, "bytes": 80 }, "rdma": { "lanes": 5, "bytes": 9 } },
+            "transport": {
+                "tcp": { "lanes": 1, "bytes": 80 }, "rdma": { "lanes": 5, "bytes": 9 },
+                "lanes": [
+                    { "role": "sequencer", "node": 10, "transport": "rdma", "why": null },
+                    { "role": "storage", "node": 2, "transport": "tcp", "why": "there is none" },
+                ],
+            },
             "durability": "flush", "backend": "uring",
         });
         let expected = [
             "engine 21 (incarnation 3) serves; epoch 4",
             "log: committed to 41, applied to 40, safe point 30; 0 appends unanswered",
             "durability flush; tcp: 1 lanes, 80 bytes written; rdma: 5 lanes, 9 bytes written; uring",
+            "  to sequencer 10 over rdma",
+            "  to storage 2 over tcp: there is none",
             "sequencers: 10 (active), 11 (standby, not connected)",
             "workers: 2, 1 of them at work",
             "unfinished invocations: 2 here, 5 in the cluster",

@@ -11,7 +11,7 @@ use halfmoon_index::Limits;
 use halfmoon_transport::endpoint::MAX_HELLO_BYTES;
 use halfmoon_transport::mailbox::DEFAULT_RING_BYTES;
 use halfmoon_transport::{
-    Access, Endpoint, EndpointOptions, ExposeError, Memory, RegionId, Transport,
+    Access, Carrier, Endpoint, EndpointOptions, ExposeError, Memory, RegionId, Transport,
 };
 use halfmoon_wire::{Epoch, Hello, Incarnation, NodeId, Role, SeqNum};
 
@@ -54,6 +54,17 @@ pub struct Pace {
     pub busy: bool,
     /// Otherwise: wait for the network, but not beyond this time, in ns.
     pub wake_at_ns: Option<u64>,
+}
+
+/// A lane that is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerLane {
+    /// What the peer is.
+    pub role: Role,
+    /// Who it is.
+    pub node: NodeId,
+    /// What the lane goes over; `None` if it goes over no network.
+    pub carrier: Option<Carrier>,
 }
 
 /// What a client has done, since it began.
@@ -144,6 +155,20 @@ impl<T: Transport, D: Directory> Driver<T, D> {
     /// The endpoint, for whoever waits on its transport.
     pub fn endpoint_mut(&mut self) -> &mut Endpoint<T> {
         &mut self.endpoint
+    }
+
+    /// The lanes that are up: to sequencers, then to storage nodes.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<PeerLane> {
+        let carrier = |lane| self.endpoint.transport().carrier(lane);
+        let shown = |(role, node, lane)| PeerLane { role, node, carrier: carrier(lane) };
+        self.session.lanes().map(shown).collect()
+    }
+
+    /// Changes whenever [`lanes`](Self::lanes) may have changed.
+    #[must_use]
+    pub fn lanes_version(&self) -> u64 {
+        self.session.lanes_version()
     }
 
     /// Does all that can be done now. `now_ns` is a clock that does not go back.

@@ -30,7 +30,7 @@ mod value;
 
 pub use crate::core::SequencerLane;
 pub use directory::{Directory, FixedDirectory, MetaDirectory, Places, look_up};
-pub use driver::{Driver, Metrics, Options, Pace};
+pub use driver::{Driver, Metrics, Options, Pace, PeerLane};
 pub use executor::{Aborted, Elapsed, Executor, JoinHandle, Sleep, TASKS_MAX, TooManyTasks};
 pub use halfmoon_index::Limits;
 pub use log::{AppendRequest, Appended, Appending, Log, LogError, Record};

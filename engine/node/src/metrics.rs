@@ -2,7 +2,13 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use halfmoon_client::PeerLane;
+use halfmoon_transport::NoRdma;
+
+use crate::show;
 
 macro_rules! counters {
     ($($name:ident: $kind:literal $help:literal;)*) => {
@@ -12,6 +18,8 @@ macro_rules! counters {
             $(#[doc = $help] pub $name: AtomicU64,)*
             latency: Histogram,
             takeovers: Sum,
+            /// The lanes that are up. Changed only when one comes up or goes down.
+            lanes: Mutex<Vec<PeerLane>>,
         }
 
         /// The counters at one moment.
@@ -38,6 +46,7 @@ macro_rules! counters {
                 )*
                 self.latency.print(&mut text);
                 self.takeovers.print(&mut text);
+                print_lanes(&self.lanes.lock().unwrap_or_else(PoisonError::into_inner), &mut text);
                 text
             }
         }
@@ -106,6 +115,11 @@ impl Metrics {
         self.takeovers.sum_us.fetch_add(us, Ordering::Relaxed);
     }
 
+    /// These lanes are up now.
+    pub fn set_lanes(&self, lanes: Vec<PeerLane>) {
+        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    }
+
     /// A request was answered with a result after this long.
     pub fn answered(&self, after: Duration) {
         let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
@@ -156,9 +170,43 @@ impl Sum {
     }
 }
 
+/// One line a lane, with what it goes over and why.
+fn print_lanes(lanes: &[PeerLane], text: &mut String) {
+    let name = "halfmoon_lane";
+    let help = "A lane that is up: to whom, over what, and why not over RDMA.";
+    let _ok = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for PeerLane { role, node, carrier } in lanes {
+        let Some(carrier) = carrier else { continue };
+        let (role, over) = (show::role_name(*role), carrier.name());
+        let why = carrier.instead().map_or("", NoRdma::name);
+        let labels = format!("role=\"{role}\",node=\"{node}\",transport=\"{over}\",why=\"{why}\"");
+        let _ok = writeln!(text, "{name}{{{labels}}} 1");
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use halfmoon_transport::Carrier;
+    use halfmoon_wire::{NodeId, Role};
+
     use super::*;
+
+    #[test]
+    fn every_lane_is_shown_with_what_it_goes_over_and_why() {
+        let metrics = Metrics::default();
+        let lane = |role, node, carrier| PeerLane { role, node: NodeId(node), carrier };
+        metrics.set_lanes(vec![
+            lane(Role::Sequencer, 10, Some(Carrier::Rdma)),
+            lane(Role::Storage, 2, Some(Carrier::Tcp(NoRdma::NotOffered))),
+        ]);
+        let text = metrics.to_prometheus();
+        for line in [
+            "halfmoon_lane{role=\"sequencer\",node=\"10\",transport=\"rdma\",why=\"\"} 1\n",
+            "halfmoon_lane{role=\"storage\",node=\"2\",transport=\"tcp\",why=\"not-offered\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
 
     #[test]
     fn counters_and_latencies_are_shown() {

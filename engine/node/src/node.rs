@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::nursery::Nursery;
 use crate::obey::obey;
 use crate::scratch::Scratch;
-use crate::show::{self, Constants};
+use crate::show::{self, Constants, Network};
 use crate::workers::{Expose, Workers};
 
 /// Longest sleep: how late a stop is noticed when nothing happens.
@@ -100,6 +100,8 @@ struct Node {
     constants: Constants,
     began: Instant,
     published: bool,
+    /// Which of the driver's lanes the metrics show.
+    lanes_shown: u64,
 }
 
 /// The workers' doorbell, watched by the reactor.
@@ -223,6 +225,7 @@ impl Node {
             constants,
             began: Instant::now(),
             published: false,
+            lanes_shown: 0,
         })
     }
 
@@ -298,6 +301,10 @@ impl Node {
         let (places, most) = self.hot.log.places();
         metrics.log_places.store(places, Ordering::Relaxed);
         metrics.log_places_max.store(most, Ordering::Relaxed);
+        if self.lanes_shown != self.driver.lanes_version() {
+            self.lanes_shown = self.driver.lanes_version();
+            metrics.set_lanes(self.driver.lanes());
+        }
         metrics.lanes_tcp.store(traffic.tcp.lanes, Ordering::Relaxed);
         metrics.lanes_rdma.store(traffic.rdma.lanes, Ordering::Relaxed);
         metrics.lane_bytes_tcp_total.store(traffic.tcp.bytes, Ordering::Relaxed);
@@ -325,7 +332,8 @@ impl Node {
         let Self { hot, driver, constants, .. } = self;
         obey(hot, command, |what| {
             let traffic = driver.endpoint_mut().transport().traffic();
-            show::show(hot, what, constants, traffic)
+            let network = Network { traffic, lanes: driver.lanes() };
+            show::show(hot, what, constants, &network)
         });
     }
 

@@ -1,8 +1,9 @@
 //! Documents about an engine.
 
-use halfmoon_client::SequencerLane;
+use halfmoon_client::{PeerLane, SequencerLane};
 use halfmoon_protocol::{Order, Protocol};
 use halfmoon_transport::{Share, Traffic};
+use halfmoon_wire::Role;
 use serde_json::{Value, json};
 
 use crate::command::Document;
@@ -17,16 +18,43 @@ pub(crate) struct Constants {
     pub(crate) backend: String,
 }
 
-pub(crate) fn show(hot: &Hot, what: Document, constants: &Constants, traffic: Traffic) -> Value {
+/// What goes over the network.
+pub(crate) struct Network {
+    pub(crate) traffic: Traffic,
+    pub(crate) lanes: Vec<PeerLane>,
+}
+
+pub(crate) fn show(hot: &Hot, what: Document, constants: &Constants, network: &Network) -> Value {
     match what {
         Document::Functions => functions(hot),
         Document::Tables => tables(hot),
-        Document::Engine => engine(hot, constants, traffic),
+        Document::Engine => engine(hot, constants, network),
     }
 }
 
 fn share(share: Share) -> Value {
     json!({ "lanes": share.lanes, "bytes": share.bytes })
+}
+
+/// A role, as commands and metrics name it.
+pub(crate) const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Sequencer => "sequencer",
+        Role::Storage => "storage",
+        Role::Engine => "engine",
+        Role::Observer => "observer",
+    }
+}
+
+/// A lane, with what it goes over, and why not over RDMA.
+fn lane(lane: &PeerLane) -> Option<Value> {
+    let carrier = lane.carrier?;
+    Some(json!({
+        "role": role_name(lane.role),
+        "node": lane.node.0,
+        "transport": carrier.name(),
+        "why": carrier.instead().map(|why| why.to_string()),
+    }))
 }
 
 fn functions(hot: &Hot) -> Value {
@@ -90,7 +118,7 @@ fn sequencers(hot: &Hot) -> Vec<Value> {
     hot.log.sequencers().iter().map(show).collect()
 }
 
-fn engine(hot: &Hot, constants: &Constants, traffic: Traffic) -> Value {
+fn engine(hot: &Hot, constants: &Constants, network: &Network) -> Value {
     let roots = hot.roots.borrow();
     let listed: Vec<Value> = roots
         .values()
@@ -136,7 +164,11 @@ fn engine(hot: &Hot, constants: &Constants, traffic: Traffic) -> Value {
         "takeovers": hot.takeovers.borrow().show(),
         "roots": listed,
         "workers": workers,
-        "transport": { "tcp": share(traffic.tcp), "rdma": share(traffic.rdma) },
+        "transport": {
+            "tcp": share(network.traffic.tcp),
+            "rdma": share(network.traffic.rdma),
+            "lanes": network.lanes.iter().filter_map(lane).collect::<Vec<_>>(),
+        },
         "durability": constants.durability,
         "backend": constants.backend,
         "stopping": hot.stopping.get(),

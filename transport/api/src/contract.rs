@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::carrier::Carrier;
 use crate::memory::Memory;
 
 /// One connection between two endpoints, in both directions.
@@ -370,6 +371,11 @@ pub trait Transport {
     /// none.
     fn traffic(&self) -> Traffic {
         Traffic::default()
+    }
+
+    /// What a lane that is up goes over; `None` if it is not up, or over no network at all.
+    fn carrier(&self, _lane: LaneId) -> Option<Carrier> {
+        None
     }
 }
 

@@ -30,6 +30,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod carrier;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod contract;
@@ -42,6 +43,7 @@ pub mod mailbox;
 pub mod memory;
 pub mod regions;
 
+pub use carrier::{Carrier, NoRdma};
 pub use contract::{
     Access, DialError, DownReason, ExposeError, LaneId, ListenError, Occurrence, PostError,
     RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport, Wake,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use halfmoon_reactor::{Op, SharedReactor, UserId};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{
-    Access, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence, PostError,
-    RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
+    Access, Carrier, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, NoRdma,
+    Occurrence, PostError, RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
 };
 
 use crate::choice::Choice;
@@ -42,6 +42,10 @@ pub struct Rdma {
     user: UserId,
     choice: Choice,
     devices: Vec<Rc<Device>>,
+    /// Why there are no devices to use, if there are none.
+    none: Option<NoRdma>,
+    /// Why lanes are not ones over RDMA, as far as it is known of each by itself.
+    instead: BTreeMap<LaneId, NoRdma>,
     /// Lanes that are, or may become, ones over RDMA. A lane that is not here is one over TCP.
     lanes: BTreeMap<LaneId, Lane>,
     /// What was dialled, of lanes that may become ones over RDMA.
@@ -100,7 +104,13 @@ impl Rdma {
     /// A transport without lanes. Says in one line what it does when there is no adapter to use.
     #[must_use]
     pub fn new(reactor: SharedReactor, choice: Choice) -> Self {
-        let devices = if choice == Choice::Tcp { Vec::new() } else { open_devices(choice) };
+        let (devices, none) = match choice {
+            Choice::Tcp => (Vec::new(), Some(NoRdma::NotWanted)),
+            Choice::Auto | Choice::Rdma => match open_devices(choice) {
+                Ok(devices) => (devices, None),
+                Err(why) => (Vec::new(), Some(why)),
+            },
+        };
         let user = reactor.borrow_mut().register();
         let watched = Rc::new(RefCell::new(Watched::default()));
         reactor.borrow_mut().watch(watched.clone());
@@ -114,6 +124,8 @@ impl Rdma {
             user,
             choice,
             devices,
+            none,
+            instead: BTreeMap::new(),
             lanes: BTreeMap::new(),
             dialled: BTreeMap::new(),
             exposures: Exposures::default(),
@@ -177,6 +189,7 @@ impl Rdma {
     /// The TCP connection of a lane is gone.
     fn down(&mut self, lane: LaneId, reason: DownReason) {
         self.dialled.remove(&lane);
+        self.instead.remove(&lane);
         self.watched.borrow_mut().remove(lane);
         let gone = self.lanes.remove(&lane);
         let (mut closing, mut verdict) = (None, None);
@@ -239,26 +252,26 @@ impl Rdma {
     }
 }
 
-fn open_devices(choice: Choice) -> Vec<Rc<Device>> {
-    match verbs::devices() {
-        Ok(mut devices) => {
-            // Some of them write a word of eight bytes in parts: see the decision on what a lane
-            // relies on. Who wants one all the same has to say so.
-            if choice == Choice::Auto {
-                devices.retain(|device| place::is_hardware(device.name()));
-            }
-            let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
-            match names.as_slice() {
-                [] => tracing::info!("no RDMA device here: lanes go over TCP"),
-                names => tracing::info!(?names, "RDMA devices"),
-            }
-            devices
-        }
-        Err(why) => {
-            tracing::info!(%why, "no RDMA here: lanes go over TCP");
-            Vec::new()
-        }
+/// The adapters that may be used. Says in one line which, or why none.
+fn open_devices(choice: Choice) -> Result<Vec<Rc<Device>>, NoRdma> {
+    let mut devices = verbs::devices().map_err(|why| {
+        tracing::info!(%why, "no RDMA here: lanes go over TCP");
+        NoRdma::NoLibrary
+    })?;
+    let all = devices.len();
+    // Some of them write a word of eight bytes in parts: see the decision on what a lane relies on.
+    // Who wants one all the same has to say so.
+    if choice == Choice::Auto {
+        devices.retain(|device| place::is_hardware(device.name()));
     }
+    let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
+    if !names.is_empty() {
+        tracing::info!(?names, "RDMA devices");
+        return Ok(devices);
+    }
+    let why = if all == 0 { NoRdma::NoDevice } else { NoRdma::SoftwareOnly };
+    tracing::info!(%why, "no RDMA here: lanes go over TCP");
+    Err(why)
 }
 
 impl Transport for Rdma {
@@ -271,6 +284,8 @@ impl Transport for Rdma {
         let is_shunned = self.shunned.get(address).is_some_and(|until| *until > Instant::now());
         if self.choice == Choice::Rdma || !self.devices.is_empty() && !is_shunned {
             self.dialled.insert(lane, address.to_owned());
+        } else if is_shunned {
+            self.instead.insert(lane, NoRdma::FailedBefore);
         }
         Ok(lane)
     }
@@ -354,6 +369,17 @@ impl Transport for Rdma {
         traffic.tcp.lanes = traffic.tcp.lanes.saturating_sub(lanes);
         traffic.rdma = Share { lanes, bytes: self.bytes };
         traffic
+    }
+
+    fn carrier(&self, lane: LaneId) -> Option<Carrier> {
+        match self.lanes.get(&lane) {
+            Some(found) => found.is_up().then_some(Carrier::Rdma),
+            // A lane for which nothing else is known is one that the peer did not offer it on.
+            None => self.tcp.carrier(lane).map(|_| {
+                let why = self.instead.get(&lane).copied().or(self.none);
+                Carrier::Tcp(why.unwrap_or(NoRdma::NotOffered))
+            }),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use halfmoon_transport::{DownReason, Memory, Token};
+use halfmoon_transport::{Carrier, DownReason, Memory, NoRdma, Token};
 
 use crate::frame::{HEADER_BYTES, Header, Kind};
 
@@ -93,6 +93,11 @@ pub(crate) enum Segment {
 }
 
 impl Lane {
+    /// What it goes over. Where TCP is all that there is, this is why; what stands on it knows better.
+    pub(crate) fn carrier(&self) -> Option<Carrier> {
+        (self.stage == Stage::Up).then_some(Carrier::Tcp(NoRdma::NotBuilt))
+    }
+
     pub(crate) fn new(socket: Arc<OwnedFd>, stage: Stage) -> Self {
         Self {
             socket,

@@ -12,8 +12,8 @@ use halfmoon_transport::lanes::LaneMap;
 use halfmoon_transport::memory;
 use halfmoon_transport::regions::{Regions, Target};
 use halfmoon_transport::{
-    Access, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence, PostError,
-    RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
+    Access, Carrier, DialError, DownReason, ExposeError, LaneId, ListenError, Memory, Occurrence,
+    PostError, RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
 };
 use rustix::net::sockopt;
 
@@ -480,6 +480,10 @@ impl Transport for Tcp {
     fn traffic(&self) -> Traffic {
         let lanes = self.lanes.iter().filter(|(_, found)| found.stage == Stage::Up).count() as u64;
         Traffic { tcp: Share { lanes, bytes: self.bytes }, ..Traffic::default() }
+    }
+
+    fn carrier(&self, lane: LaneId) -> Option<Carrier> {
+        self.lanes.get(lane).and_then(Lane::carrier)
     }
 }
 

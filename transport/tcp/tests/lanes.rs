@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::{
-    Access, DownReason, Endpoint, EndpointOptions, Event, HeapMemory, LaneId, Memory, Occurrence,
-    RegionId, RemoteSpan, Source, Token, Transport, memory,
+    Access, Carrier, DownReason, Endpoint, EndpointOptions, Event, HeapMemory, LaneId, Memory,
+    NoRdma, Occurrence, RegionId, RemoteSpan, Source, Token, Transport, memory,
 };
 
 const BACKENDS: [Backend; 2] = [Backend::Uring, Backend::Poll];
@@ -69,6 +69,8 @@ fn pair(backend: Backend) -> (Node, LaneId, Node, LaneId) {
     assert_eq!(a.log.remove(0), Seen::Up(to_b, b"b".to_vec()));
     let Seen::Up(to_a, hello) = b.log.remove(0) else { panic!("{:?}", b.log) };
     assert_eq!(hello, b"a");
+    let carrier = a.endpoint.transport().carrier(to_b);
+    assert_eq!(carrier, Some(Carrier::Tcp(NoRdma::NotBuilt)));
     (a, to_b, b, to_a)
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Session<D> {
     visit: Rc<Cell<u64>>,
     /// What was applied when, to notice a stall.
     seen: (SeqNum, u64),
+    /// How many lanes have come up or gone down.
+    lane_changes: u64,
 }
 
 /// What the sequencer on the lane has said.
@@ -54,6 +56,20 @@ struct Welcome {
 impl<D> Session<D> {
     pub(super) fn core(&self) -> &Rc<Core> {
         &self.core
+    }
+
+    /// Whose lanes are up.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (Role, NodeId, LaneId)> {
+        let storage =
+            |found: &StorageLink| Some((Role::Storage, found.node, found.link.lane_up()?));
+        let sequencers = self.sequencers.lanes();
+        let sequencers = sequencers.map(|(node, lane)| (Role::Sequencer, node, lane));
+        sequencers.chain(self.storage.iter().filter_map(storage))
+    }
+
+    /// Changes whenever those may have changed.
+    pub(super) const fn lanes_version(&self) -> u64 {
+        self.lane_changes
     }
 }
 
@@ -72,11 +88,15 @@ impl<D: Directory> Session<D> {
             welcome: None,
             visit: Rc::default(),
             seen: (SeqNum::ZERO, 0),
+            lane_changes: 0,
         }
     }
 
     /// Takes an event of the endpoint.
     pub(super) fn handle(&mut self, event: Event<'_>) {
+        if matches!(event, Event::Up { .. } | Event::Down { .. }) {
+            self.lane_changes += 1;
+        }
         match event {
             Event::Up { lane, hello, dialled } => self.up(lane, hello, dialled),
             Event::Message { lane, bytes } => {

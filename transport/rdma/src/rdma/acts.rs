@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use halfmoon_transport::{Access, DownReason, LaneId, Occurrence, RegionId};
+use halfmoon_transport::{Access, DownReason, LaneId, NoRdma, Occurrence, RegionId};
 
 use super::begin::explained;
 use super::{Lane, Rdma};
@@ -49,7 +49,7 @@ impl Rdma {
         let is_met = self.lanes.get(&lane).is_some_and(|found| found.meeting.is_some());
         if is_met && reason != DownReason::Corrupt {
             tracing::info!(%lane, %reason, "no RDMA on this lane");
-            return self.refuse(lane);
+            return self.refuse(lane, NoRdma::NoConnection);
         }
         self.fail(lane, reason);
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use halfmoon_transport::{DownReason, LaneId, Occurrence, Transport as _};
+use halfmoon_transport::{DownReason, LaneId, NoRdma, Occurrence, Transport as _};
 
 use super::{Lane, Rdma, Wired};
 use crate::choice::Choice;
@@ -81,7 +81,7 @@ impl Rdma {
             Ok(()) => {}
             Err(error) => {
                 tracing::info!(%lane, %error, "no RDMA on this lane");
-                self.refuse(lane);
+                self.refuse(lane, cause(&error));
             }
         }
     }
@@ -120,7 +120,8 @@ impl Rdma {
     }
 
     /// This side cannot.
-    pub(super) fn refuse(&mut self, lane: LaneId) {
+    pub(super) fn refuse(&mut self, lane: LaneId, why: NoRdma) {
+        self.instead.entry(lane).or_insert(why);
         let Some(found) = self.lanes.get_mut(&lane) else { return };
         if found.dialled.is_some() {
             self.decide(lane, false);
@@ -204,22 +205,25 @@ impl Rdma {
                 let other = self.tcp.addresses(lane).map(|(_, other)| gid_of(other.ip()));
                 if other != Some(end.gid) {
                     tracing::warn!(%lane, "the peer's adapter has another address than the peer");
-                    return self.refuse(lane);
+                    return self.refuse(lane, NoRdma::PeerElsewhere);
                 }
                 if let Err(error) = wired.link.connect(&end) {
                     tracing::info!(%lane, %error, "no RDMA on this lane");
-                    return self.refuse(lane);
+                    return self.refuse(lane, NoRdma::NoConnection);
                 }
                 if let Err(error) = self.name_regions(lane).map_err(explained) {
                     tracing::warn!(%lane, %error, "no RDMA on this lane");
-                    return self.refuse(lane);
+                    return self.refuse(lane, cause(&error));
                 }
                 if let Some(wired) = self.lanes.get_mut(&lane).and_then(|found| found.link.as_mut())
                 {
                     wired.link.greet();
                 }
             }
-            Deal::Refused if is_dialler => self.decide(lane, false),
+            Deal::Refused if is_dialler => {
+                self.instead.entry(lane).or_insert(NoRdma::PeerCannot);
+                self.decide(lane, false);
+            }
             Deal::Arrived if is_dialler => {
                 if let Some(meeting) = &mut found.meeting {
                     meeting.arrived = true;
@@ -230,6 +234,9 @@ impl Rdma {
                 let heard = found.meeting.as_ref().is_some_and(|meeting| meeting.heard);
                 if rdma && !(heard && found.link.is_some()) {
                     return self.fail(lane, DownReason::Corrupt);
+                }
+                if !rdma {
+                    self.instead.entry(lane).or_insert(NoRdma::PeerCannot);
                 }
                 self.decided(lane, rdma);
             }
@@ -277,11 +284,23 @@ impl Rdma {
         for lane in lanes {
             if self.lanes.get(&lane).is_some_and(|found| found.dialled.is_some()) {
                 tracing::info!(%lane, "the first write over RDMA did not arrive in time");
+                self.instead.insert(lane, NoRdma::Late);
                 self.decide(lane, false);
             } else {
                 self.fail(lane, DownReason::Silent);
             }
         }
+    }
+}
+
+/// What a failure on this side comes to.
+fn cause(error: &io::Error) -> NoRdma {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others come from the adapter")]
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => NoRdma::Memory,
+        io::ErrorKind::AddrNotAvailable => NoRdma::NoAddress,
+        io::ErrorKind::NetworkDown => NoRdma::PortDown,
+        _ => NoRdma::NoConnection,
     }
 }
 

@@ -93,6 +93,7 @@ fn peer(node: &mut Node, address: &str) -> (Node, LaneId, LaneId) {
     node.seen.clear();
     let to_peer = to_peer.unwrap();
     assert!(peer.transport.is_rdma(to_node) && node.transport.is_rdma(to_peer));
+    assert_eq!(peer.transport.carrier(to_node), Some(Carrier::Rdma));
     (peer, to_node, to_peer)
 }
 

@@ -44,6 +44,11 @@ impl Sequencers {
         self.links.iter().any(|found| found.link.lane_up() == Some(lane))
     }
 
+    /// Those whose lanes are up.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (NodeId, LaneId)> {
+        self.links.iter().filter_map(|found| Some((found.node, found.link.lane_up()?)))
+    }
+
     /// Who was dialled on a lane.
     pub(super) fn node_of(&self, lane: LaneId) -> Option<NodeId> {
         let found = self.links.iter().find(|found| found.link.lane() == Some(lane))?;
