@@ -25,6 +25,7 @@ use crate::verbs::{CompletionQueue, Device, NOTES_DEPTH, QueuePair, Reach, Regis
 use crate::work::Failure;
 
 pub(crate) use inbound::News;
+use outbound::Chain;
 
 /// Bytes queued on a lane beyond which it takes no more, as over TCP.
 pub(crate) const QUEUE_BYTES: usize = 8 << 20;
@@ -89,6 +90,8 @@ pub(crate) struct Link {
     /// theirs after them.
     unstaged: usize,
     flights: VecDeque<Flight>,
+    /// Reused between flushes, so that none allocates.
+    chain: Chain,
     /// When the adapter was last seen to do something for this link, or was given something to do.
     last_progress: Instant,
     /// Works that the adapter has and has not finished.
@@ -204,6 +207,7 @@ impl Link {
             staging: Staging::new(STAGING_BYTES as u64),
             unstaged: 0,
             flights: VecDeque::new(),
+            chain: Chain::default(),
             last_progress: Instant::now(),
             works: 0,
             next_id: 0,
@@ -319,7 +323,8 @@ impl Link {
         memory::copy_in(self.desk.memory().words(), STAGING_AT as u64, bytes).unwrap();
         let (from, len) = (&self.desk, bytes.len());
         let what = crate::work::What::Write { from, offset: STAGING_AT, len, address, rkey };
-        self.pair.post(&[crate::work::Work { id: SCRIBBLE, signalled: true, what }]).unwrap();
+        let work = crate::work::Work { id: SCRIBBLE, signalled: true, what };
+        self.pair.post([work].into_iter()).unwrap();
     }
 
     /// Sends a note beside all that is kept count of.
@@ -327,13 +332,16 @@ impl Link {
         let Counts { notes_taken, signalled, their_signalled, .. } = self.counts;
         let (taken, placed) = (notes_taken, their_signalled);
         let note = crate::note::Note { say: Say::Writes, taken, signalled, placed };
-        let what = crate::work::What::Note(note.encode());
-        self.pair.post(&[crate::work::Work { id: SCRIBBLE, signalled: false, what }]).unwrap();
+        let bytes = note.encode();
+        let what = crate::work::What::Note(&bytes);
+        let work = crate::work::Work { id: SCRIBBLE, signalled: false, what };
+        self.pair.post([work].into_iter()).unwrap();
     }
 
     /// Sends a note that is none.
     pub(crate) fn note_of_garbage(&mut self) {
-        let what = crate::work::What::Note([0xa5; NOTE_BYTES]);
-        self.pair.post(&[crate::work::Work { id: SCRIBBLE, signalled: true, what }]).unwrap();
+        let what = crate::work::What::Note(&[0xa5; NOTE_BYTES]);
+        let work = crate::work::Work { id: SCRIBBLE, signalled: true, what };
+        self.pair.post([work].into_iter()).unwrap();
     }
 }

@@ -439,11 +439,9 @@ impl QueuePair {
     ///
     /// # Panics
     /// If a range is not within its memory.
-    pub(crate) fn post(&mut self, works: &[Work<'_>]) -> io::Result<()> {
+    pub(crate) fn post<'a>(&mut self, works: impl Iterator<Item = Work<'a>>) -> io::Result<()> {
         self.requests.clear();
-        for work in works {
-            self.requests.push(request(work, self.inline_bytes));
-        }
+        self.requests.extend(works.map(|work| request(&work, self.inline_bytes)));
         // Chained only now that the vector does not move them any more.
         let mut next = ptr::null_mut();
         for (request, place) in self.requests.iter_mut().rev() {
@@ -457,7 +455,7 @@ impl QueuePair {
         let mut refused = ptr::null_mut();
         // SAFETY: the pair exists. The chain is of `requests`, whose entries stay where they are
         // during the call, and it is read during the call only. So are the bytes of what travels
-        // inline: those of `works`, and of registered memory, which the registration holds. Other
+        // inline: those that `works` borrows, which outlives the call, and of registered memory. Other
         // memory is read by the adapter while it is registered.
         checked(unsafe { rdma_sys::ibv_post_send(self.pair.as_ptr(), next, &raw mut refused) })
     }

@@ -23,7 +23,7 @@ pub(crate) enum What<'a> {
         address: u64,
         rkey: u32,
     },
-    Note([u8; NOTE_BYTES]),
+    Note(&'a [u8; NOTE_BYTES]),
 }
 
 /// Work that has ended.

@@ -14,7 +14,7 @@ use super::{
     DIRECT_BYTES, Flight, ITEM_BYTES, Item, Link, Load, PIECE_BYTES, QUEUE_BYTES, Queued,
     STAGING_AT, TOLD_BYTES,
 };
-use crate::note::{Note, Say};
+use crate::note::{NOTE_BYTES, Note, Say};
 use crate::verbs::{Device, NOTES_DEPTH, Reach, Registration, SEND_DEPTH};
 use crate::work::{What, Work};
 
@@ -27,7 +27,7 @@ const RETURN_AFTER: u32 = NOTES_DEPTH / 2;
 
 /// What is to leave in one chain.
 #[derive(Default)]
-struct Chain {
+pub(super) struct Chain {
     steps: Vec<Step>,
     sources: Vec<Rc<Registration>>,
     /// Whether a write came after the last note.
@@ -43,7 +43,7 @@ enum Step {
         address: u64,
         rkey: u32,
     },
-    Note(Note),
+    Note([u8; NOTE_BYTES]),
 }
 
 impl Link {
@@ -170,7 +170,7 @@ impl Link {
 
     /// Hands all over that may leave.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        let mut chain = Chain::default();
+        let mut chain = std::mem::take(&mut self.chain);
         while self.has_note_left(RESERVED_NOTES) && self.has_work_left(&chain) {
             let Some(say) = self.urgent.pop_front() else { break };
             self.note(&mut chain, say);
@@ -208,7 +208,11 @@ impl Link {
         {
             self.note(&mut chain, say);
         }
-        self.hand_over(chain)
+        let handed_over = self.hand_over(&mut chain);
+        chain.steps.clear();
+        chain.sources.clear();
+        self.chain = chain;
+        handed_over
     }
 
     /// Whether the peer has room for another note, besides so many.
@@ -243,7 +247,7 @@ impl Link {
         counts.told_placed = counts.their_signalled;
         let (taken, signalled, placed) =
             (counts.notes_taken, counts.signalled, counts.their_signalled);
-        chain.steps.push(Step::Note(Note { say, taken, signalled, placed }));
+        chain.steps.push(Step::Note(Note { say, taken, signalled, placed }.encode()));
         chain.open = false;
     }
 
@@ -315,49 +319,45 @@ impl Link {
         }
     }
 
-    fn hand_over(&mut self, chain: Chain) -> io::Result<()> {
+    fn hand_over(&mut self, chain: &mut Chain) -> io::Result<()> {
         let count = chain.steps.len();
         if count == 0 {
             return Ok(());
         }
         let first_id = self.next_id;
         self.next_id += count as u64;
-        let ends = ends_told(chain.steps.iter().map(Step::len));
-        let works: Vec<Work<'_>> = chain
-            .steps
-            .iter()
+        let (desk, sources) = (&self.desk, &chain.sources);
+        let works = ends_told(chain.steps.iter().map(Step::len))
+            .zip(&chain.steps)
             .zip(first_id..)
-            .zip(&ends)
-            .map(|((step, id), signalled)| {
+            .map(|((signalled, step), id)| {
                 let what = match step {
-                    Step::Note(note) => What::Note(note.encode()),
+                    Step::Note(bytes) => What::Note(bytes),
                     Step::Write { from, offset, len, address, rkey } => What::Write {
-                        from: from.map_or(&self.desk, |index| &chain.sources[index]),
+                        from: from.map_or(desk, |index| &sources[index]),
                         offset: *offset,
                         len: *len,
                         address: *address,
                         rkey: *rkey,
                     },
                 };
-                Work { id, signalled: *signalled, what }
-            })
-            .collect();
-        self.pair.post(&works)?;
-        drop(works);
+                Work { id, signalled, what }
+            });
+        self.pair.post(works)?;
         self.works += count;
         if self.flights.is_empty() {
             self.last_progress = Instant::now();
         }
         let (staged, mut begin) = (self.staged_until(), first_id);
-        let told = ends.iter().zip(first_id..).filter(|(told, _)| **told).map(|(_, id)| id);
-        for id in told {
+        let ends = ends_told(chain.steps.iter().map(Step::len));
+        for (id, _) in (first_id..).zip(ends).filter(|(_, told)| *told) {
             let works = usize::try_from(id + 1 - begin).unwrap_or(count);
             begin = id + 1;
             self.flights.push_back(Flight { id, works, staged: 0, _sources: Vec::new() });
         }
         // What the chain holds is given back with its last work.
         if let Some(last) = self.flights.back_mut() {
-            (last.staged, last._sources) = (staged, chain.sources);
+            (last.staged, last._sources) = (staged, std::mem::take(&mut chain.sources));
         }
         Ok(())
     }
@@ -384,18 +384,16 @@ impl Step {
 
 /// Which of the works of a chain, of these lengths, have their end told: the last, and others so that
 /// no more than [`TOLD_BYTES`] come between.
-fn ends_told(lens: impl ExactSizeIterator<Item = usize>) -> Vec<bool> {
+fn ends_told(lens: impl ExactSizeIterator<Item = usize>) -> impl Iterator<Item = bool> {
     let (count, mut since) = (lens.len(), 0);
-    lens.enumerate()
-        .map(|(index, len)| {
-            since += len;
-            let told = index + 1 == count || since >= TOLD_BYTES;
-            if told {
-                since = 0;
-            }
-            told
-        })
-        .collect()
+    lens.enumerate().map(move |(index, len)| {
+        since += len;
+        let told = index + 1 == count || since >= TOLD_BYTES;
+        if told {
+            since = 0;
+        }
+        told
+    })
 }
 
 /// How long the next piece is of a write of which `left` bytes go to `address` on, if it may have
@@ -468,9 +466,10 @@ mod tests {
     fn a_long_chain_tells_on_the_way_what_is_done() {
         let pieces = 4 * TOLD_BYTES / PIECE_BYTES;
         let told = ends_told([PIECE_BYTES; 4 * TOLD_BYTES / PIECE_BYTES].into_iter());
+        let told: Vec<bool> = told.collect();
         let ends: Vec<usize> = (0..pieces).filter(|index| told[*index]).collect();
         let apart = TOLD_BYTES / PIECE_BYTES;
         assert_eq!(ends, [apart - 1, 2 * apart - 1, 3 * apart - 1, pieces - 1]);
-        assert_eq!(ends_told([8, 8, 0].into_iter()), [false, false, true]);
+        assert!(ends_told([8, 8, 0].into_iter()).eq([false, false, true]));
     }
 }
