@@ -1,6 +1,7 @@
 //! The command line, as a person reads it with `--help`.
 
 mod bench;
+mod doctor;
 mod node;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 pub(crate) use bench::{Bench, BenchFailover, BenchLog, DeathName, VictimName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use doctor::Doctor;
 use halfmoon_sequencer::{REPLACE_AFTER_S_DEFAULT, SUSPECT_MS_DEFAULT};
 pub(crate) use node::{Node, NodeList, NodeReplace, Whose};
 use serde::Deserialize;
@@ -99,6 +101,12 @@ pub(crate) enum Command {
     /// Exit code 0: sound. 1: something is wrong that no crash explains, or cannot be looked at.
     /// Nodes may run; then their logs are checked and their state is not.
     Verify(Verify),
+    /// Check whether this host is set up for RDMA, io_uring and durable writes, and say what to change.
+    ///
+    /// Looks at devices, limits and settings, makes a ring, and tries the disk. Exit code 0: no problem.
+    /// 1: at least one. Notes are no problems. Run it as the user that runs nodes, in their service or
+    /// container: limits differ.
+    Doctor(Doctor),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),

@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod deploy;
 mod dev;
+mod doctor;
 mod invoke;
 mod node;
 mod show;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli, origins: &Origins) -> anyhow::Result<ExitCode> {
         Command::Node(options) => node::run(&options),
         Command::Config(options) => config::run(&options, cli.log.as_deref(), origins),
         Command::Verify(options) => verify::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Bench(what) => bench::run(&what, passed_on),
         Command::Run(options) => roles::run(&options),
     }

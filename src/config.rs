@@ -281,6 +281,7 @@ impl Command {
             | Self::Dev(_)
             | Self::Verify(_)
             | Self::Bench(_)
+            | Self::Doctor(_)
             | Self::Run(_)
             | Self::Node(_)
             | Self::Config(_) => None,

@@ -65,6 +65,19 @@ pub fn wire(reactor: SharedReactor, choice: Choice) -> Wire {
     };
 }
 
+/// The names of the adapters that open.
+///
+/// # Errors
+/// When this build has no RDMA, or the library does not load, in words for a person.
+pub fn devices() -> Result<Vec<String>, String> {
+    #[cfg(feature = "verbs")]
+    return verbs::devices()
+        .map(|devices| devices.iter().map(|device| device.name().to_owned()).collect())
+        .map_err(|why| why.to_string());
+    #[cfg(not(feature = "verbs"))]
+    return Err("this build has no RDMA".to_owned());
+}
+
 /// An address of an adapter of this machine: lanes between such addresses can be ones over RDMA.
 ///
 /// # Errors
