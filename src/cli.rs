@@ -320,8 +320,10 @@ pub(crate) struct Demo {
 
     /// More faults, under each protocol: more sequencers are killed; an engine, a storage node and
     /// sequencers are stopped until the others have given them up, and then go on as if nothing had
-    /// happened; and a storage node loses its disk and is replaced by a spare. In the end the disks of
-    /// all storage nodes are checked as `halfmoon verify` does.
+    /// happened; others are cut off from the rest, in one direction or both, for as long; and a storage
+    /// node loses its disk and is replaced by a spare. In the end the disks of all storage nodes are
+    /// checked as `halfmoon verify` does. Nodes dial each other through relays then, which takes some
+    /// time; with RDMA only there are none, and nobody is cut off.
     #[arg(long)]
     pub(crate) chaos: bool,
 
@@ -448,6 +450,12 @@ pub(crate) struct Run {
     /// Where lanes are accepted [default: 127.0.0.1:0; with RDMA only, the address of an adapter].
     #[arg(long)]
     pub(crate) listen: Option<std::net::SocketAddr>,
+
+    /// The address that others are told, where it is not the one listened on: behind a translation of
+    /// addresses, or when all addresses of this machine are listened on. Of an engine, where it takes
+    /// requests; of other roles, where they accept lanes.
+    #[arg(long)]
+    pub(crate) advertise: Option<std::net::SocketAddr>,
 
     /// What lanes go over: RDMA where both nodes have an adapter, and TCP elsewhere; TCP only; or RDMA
     /// only.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Joining, Part};
+use halfmoon_bench::partition::Way;
 use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
 use halfmoon_rdma::Choice;
 use halfmoon_wire::{NodeId, Role};
@@ -30,6 +31,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         node: NodeId(options.node),
         data_dir: options.data_dir.clone(),
         listen: listen(options.listen, options.transport)?,
+        advertise: options.advertise,
         http: options.http,
         segment_mib: options.segment_mib,
         log_table_mib: options.log_table_mib,
@@ -108,6 +110,8 @@ struct Place {
     node: NodeId,
     data_dir: std::path::PathBuf,
     listen: SocketAddr,
+    /// What others are told instead: where this node takes lanes or, as an engine, requests.
+    advertise: Option<SocketAddr>,
     http: SocketAddr,
     segment_mib: u32,
     log_table_mib: u32,
@@ -130,7 +134,7 @@ fn run_role(
             (config.is_standby, config.suspect_ms) = (place.is_standby, place.suspect_ms);
             config.replace_after = Duration::from_secs(place.replace_after_s.into());
             config.places_max = (u64::from(log_table_mib) << 20) / halfmoon_sequencer::PLACE_BYTES;
-            config.transport = place.transport;
+            (config.transport, config.advertise) = (place.transport, place.advertise);
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -143,13 +147,13 @@ fn run_role(
                 Durability::MemoryQuorum => halfmoon_storage::Durability::MemoryQuorum,
             };
             let mut config = halfmoon_storage::Config::new(role, meta, listen.to_string());
-            config.transport = place.transport;
+            (config.transport, config.advertise) = (place.transport, place.advertise);
             halfmoon_storage::run(config, &stop).context("the storage node ended")
         }
         RoleName::Engine => {
             let mut config =
                 halfmoon_engine::Config::new(meta, node, data_dir, listen.to_string(), http);
-            config.transport = place.transport;
+            (config.transport, config.advertise) = (place.transport, place.advertise);
             halfmoon_engine::run(config, stop).context("the engine ended")
         }
     }
@@ -193,6 +197,7 @@ impl InProcess {
                 node,
                 data_dir,
                 listen,
+                advertise: None,
                 http,
                 segment_mib,
                 log_table_mib,
@@ -256,6 +261,12 @@ impl Cluster for Threads {
     fn resume(&self, pid: u32) -> anyhow::Result<()> {
         anyhow::bail!("process {pid} was not stopped")
     }
+
+    fn cut(&self, _part: Part, _way: Way) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
+    fn mend(&self) {}
 
     fn lose_storage(&self, index: usize) -> anyhow::Result<u32> {
         anyhow::bail!("{:?} is a thread of this process and cannot be lost", Part::Storage(index))

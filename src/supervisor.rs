@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_bench::cluster::{Cluster, Joining, Part};
+use halfmoon_bench::partition::{Cut, Relays, Way};
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_wire::{NodeId, Role};
 use rustix::process::{Pid, Signal};
@@ -61,6 +62,8 @@ struct Shared {
     founded: Founded,
     options: Options,
     nodes: Mutex<Nodes>,
+    /// In front of the nodes that others dial, if those are to be cut off.
+    relays: Option<Relays>,
 }
 
 struct Nodes {
@@ -88,6 +91,8 @@ pub(crate) struct Options {
     /// MiB of the tables of the log.
     pub(crate) log_table_mib: u32,
     pub(crate) passed_on: PassedOn,
+    /// Nodes dial each other through relays, so that they can be cut off.
+    pub(crate) relays: bool,
     /// Children log to `NODE.log` instead of to this process's standard error.
     pub(crate) log_files: bool,
 }
@@ -121,7 +126,8 @@ impl Supervisor {
             by_id.insert(id, Node::new(Kind::Engine, id, http));
         }
         let nodes = Mutex::new(Nodes { by_id, stopping: false });
-        let shared = Arc::new(Shared { binary, layout, founded, options, nodes });
+        let relays = options.relays.then(Relays::start).transpose()?;
+        let shared = Arc::new(Shared { binary, layout, founded, options, nodes, relays });
         let watched = Arc::clone(&shared);
         let watcher = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
             let mut follow_at = Instant::now() + FOLLOW_EVERY;
@@ -296,17 +302,23 @@ impl Shared {
         part: Part,
         act: impl FnOnce(&mut Node) -> anyhow::Result<R>,
     ) -> anyhow::Result<R> {
-        let id = match part {
-            Part::Engine(index) => layout::engine(u32::try_from(index)?),
-            Part::Storage(index) => *cluster::read(&*self.founded.meta)?
+        let id = self.id_of(part)?;
+        let mut nodes = self.lock();
+        act(nodes.by_id.get_mut(&id).context("no such node")?)
+    }
+
+    /// The node of a part.
+    fn id_of(&self, part: Part) -> anyhow::Result<NodeId> {
+        match part {
+            Part::Engine(index) => Ok(layout::engine(u32::try_from(index)?)),
+            Part::Storage(index) => cluster::read(&*self.founded.meta)?
                 .members
                 .nodes()
                 .get(index)
-                .context("no such storage node")?,
-            Part::Sequencer => self.in_charge().context("no sequencer is in charge")?,
-        };
-        let mut nodes = self.lock();
-        act(nodes.by_id.get_mut(&id).context("no such node")?)
+                .copied()
+                .context("no such storage node"),
+            Part::Sequencer => self.in_charge().context("no sequencer is in charge"),
+        }
     }
 
     fn spawn(&self, node: &mut Node) -> anyhow::Result<Child> {
@@ -333,10 +345,18 @@ impl Shared {
         if node.kind == Kind::Sequencer {
             command.args(["--replace-after-s", &self.options.replace_after_s.to_string()]);
         }
+        if let (Some(relays), Kind::Sequencer | Kind::Storage) = (&self.relays, node.kind) {
+            let place = relays.place(node.id).context("no relay to be had")?;
+            command.args(["--listen", &place.listen.to_string()]);
+            command.args(["--advertise", &place.advertise.to_string()]);
+        }
         if self.options.log_files {
             command.stderr(log_file(&directory.with_extension("log"))?);
         }
-        command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))
+        let child = command.spawn();
+        let child = child.with_context(|| format!("cannot start {}", self.binary.display()))?;
+        self.relays.iter().for_each(|relays| relays.runs(node.id, child.id()));
+        Ok(child)
     }
 }
 
@@ -425,6 +445,16 @@ impl Cluster for Shared {
     fn resume(&self, pid: u32) -> anyhow::Result<()> {
         anyhow::ensure!(signal(pid, Signal::CONT), "process {pid} is gone");
         Ok(())
+    }
+
+    fn cut(&self, part: Part, way: Way) -> anyhow::Result<bool> {
+        let Some(relays) = &self.relays else { return Ok(false) };
+        relays.set(Some(Cut { node: self.id_of(part)?, way }));
+        Ok(true)
+    }
+
+    fn mend(&self) {
+        self.relays.iter().for_each(|relays| relays.set(None));
     }
 
     fn lose_storage(&self, index: usize) -> anyhow::Result<u32> {

@@ -1,6 +1,6 @@
 //! Faults while a load runs: workers, engines, storage nodes and sequencers that are killed, or stopped
-//! for so long that the others take them for dead and then go on; disks that are lost, with their
-//! replacement.
+//! for so long that the others take them for dead and then go on, or cut off from them; disks that are
+//! lost, with their replacement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Gateways, Joining, Part};
 use crate::http::Call;
+use crate::partition::Way;
 use crate::takeover::Watch;
 
 /// How many of what.
@@ -23,6 +24,8 @@ pub struct Plan {
     pub kills: Nodes,
     /// Nodes to stop, and to let go on when the others have given them up.
     pub stops: Nodes,
+    /// Nodes that cannot hear the others, or cannot be heard, or neither, for as long.
+    pub cuts: Nodes,
     /// Storage nodes that lose their disk and are replaced.
     pub replacements: u32,
     /// Pause between two kills of workers.
@@ -51,6 +54,8 @@ pub struct Faults {
     pub kills: Nodes,
     /// Nodes that were stopped, and went on.
     pub stops: Nodes,
+    /// Nodes that were cut off, and then not any more.
+    pub cuts: Nodes,
     /// Storage nodes that lost their disk, and whose successor has all of it.
     pub replaced: u32,
 }
@@ -75,16 +80,18 @@ const AIM_FOR: Duration = Duration::from_secs(3);
 const SEQUENCERS_BEFORE: u32 = 2;
 /// So many a node is stopped before others would die.
 const STOPS_BEFORE: u32 = 1;
+/// So many a node is cut off after others would die.
+const CUTS_AFTER: u32 = 1;
 /// Storage nodes of a cluster.
 const STORAGE_NODES: usize = 3;
 /// Pause between two looks.
 const AIM_PAUSE: Duration = Duration::from_millis(2);
 
-/// How long a node is stopped, beyond what it takes the others to give it up: an engine's lease, a
-/// request to the state store, the silence of a sequencer.
-const ENGINE_STOP: Duration = Duration::from_secs(3);
-const STORAGE_STOP: Duration = Duration::from_secs(3);
-const SEQUENCER_STOP: Duration = Duration::from_millis(1500);
+/// How long a node is stopped, or cut off, beyond what it takes the others to give it up: an engine's
+/// lease, a request to the state store, the silence of a sequencer.
+const ENGINE_AWAY: Duration = Duration::from_secs(3);
+const STORAGE_AWAY: Duration = Duration::from_secs(3);
+const SEQUENCER_AWAY: Duration = Duration::from_millis(1500);
 /// How long a spare may take to be there: the one before may just have been used.
 const SPARE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a new member may take to copy the state.
@@ -110,17 +117,19 @@ impl Faults {
     /// In words.
     #[must_use]
     pub fn described(&self) -> String {
-        let Self { workers, aimed, kills, stops, replaced } = *self;
+        let Self { workers, aimed, kills, stops, cuts, replaced } = *self;
         let Nodes { engines, storage, sequencers } = kills;
         let mut text = format!(
             "{workers:>2} workers ({aimed} inside a reservation), {engines} engines, {storage} storage, \
              {sequencers} sequencers"
         );
-        if stops.total() > 0 {
-            let Nodes { engines, storage, sequencers } = stops;
-            text += &format!(
-                "; stopped: {engines} engines, {storage} storage, {sequencers} sequencers"
-            );
+        for (what, nodes) in [("stopped", stops), ("cut off", cuts)] {
+            if nodes.total() > 0 {
+                let Nodes { engines, storage, sequencers } = nodes;
+                text += &format!(
+                    "; {what}: {engines} engines, {storage} storage, {sequencers} sequencers"
+                );
+            }
         }
         if replaced > 0 {
             text += &format!("; disks lost and replaced: {replaced}");
@@ -144,6 +153,7 @@ pub async fn carry_out(
     let cluster = Arc::clone(gateways.cluster());
     let mut done = Faults::default();
     let steps = plan.workers.max(1);
+    let mut way = 0;
     for step in 0..steps {
         tokio::time::sleep(plan.pause).await;
         kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut done).await;
@@ -152,7 +162,7 @@ pub async fn carry_out(
         // somewhat before and after, so that not everything happens at once.
         let engine = |turn: u32| Part::Engine(turn as usize % cluster.engines());
         let storage = |turn: u32| Part::Storage(turn as usize % STORAGE_NODES);
-        let Faults { kills, stops, .. } = &mut done;
+        let Faults { kills, stops, cuts, .. } = &mut done;
         for (part, made, wanted, ahead) in [
             (engine(kills.engines), &mut kills.engines, plan.kills.engines, 0),
             (storage(kills.storage), &mut kills.storage, plan.kills.storage, 0),
@@ -164,13 +174,24 @@ pub async fn carry_out(
             }
         }
         for (part, made, wanted, lasting) in [
-            (engine(stops.engines + 1), &mut stops.engines, plan.stops.engines, ENGINE_STOP),
-            (storage(stops.storage + 1), &mut stops.storage, plan.stops.storage, STORAGE_STOP),
-            (Part::Sequencer, &mut stops.sequencers, plan.stops.sequencers, SEQUENCER_STOP),
+            (engine(stops.engines + 1), &mut stops.engines, plan.stops.engines, ENGINE_AWAY),
+            (storage(stops.storage + 1), &mut stops.storage, plan.stops.storage, STORAGE_AWAY),
+            (Part::Sequencer, &mut stops.sequencers, plan.stops.sequencers, SEQUENCER_AWAY),
         ] {
             if due(step + STOPS_BEFORE, steps, wanted, *made) {
                 watch.dies(part).await;
                 *made += u32::from(stop(&cluster, part, lasting).await);
+            }
+        }
+        for (part, made, wanted, lasting) in [
+            (engine(cuts.engines), &mut cuts.engines, plan.cuts.engines, ENGINE_AWAY),
+            (storage(cuts.storage + 2), &mut cuts.storage, plan.cuts.storage, STORAGE_AWAY),
+            (Part::Sequencer, &mut cuts.sequencers, plan.cuts.sequencers, SEQUENCER_AWAY),
+        ] {
+            if step >= CUTS_AFTER && due(step - CUTS_AFTER, steps, wanted, *made) {
+                watch.dies(part).await;
+                *made += u32::from(cut(&cluster, part, Way::by_turn(way), lasting).await);
+                way += 1;
             }
         }
         if due(step, steps, plan.replacements, done.replaced) {
@@ -221,6 +242,31 @@ async fn stop(cluster: &Arc<dyn Cluster>, part: Part, lasting: Duration) -> bool
         }
         Err(error) => {
             tracing::warn!(%error, ?part, "could not be stopped");
+            false
+        }
+    }
+}
+
+/// Somebody who is cut off: not longer than this lives.
+struct CutOff(Arc<dyn Cluster>);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.0.mend();
+    }
+}
+
+async fn cut(cluster: &Arc<dyn Cluster>, part: Part, way: Way, lasting: Duration) -> bool {
+    match cluster.cut(part, way) {
+        Ok(true) => {
+            let cut_off = CutOff(Arc::clone(cluster));
+            tokio::time::sleep(lasting).await;
+            drop(cut_off);
+            true
+        }
+        Ok(false) => false,
+        Err(error) => {
+            tracing::warn!(%error, ?part, "could not be cut off");
             false
         }
     }

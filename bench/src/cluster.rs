@@ -12,6 +12,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::http::{Call, Client, Reply, RequestError};
+use crate::partition::Way;
 
 /// A part of a cluster that can be killed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,11 @@ pub trait Cluster: Send + Sync {
     fn pause(&self, part: Part) -> anyhow::Result<u32>;
     /// SIGCONTs a process that was paused.
     fn resume(&self, pid: u32) -> anyhow::Result<()>;
+    /// Cuts a part off from all others, until [`Self::mend`]. `false`: this cluster has no network that
+    /// could be cut.
+    fn cut(&self, part: Part, way: Way) -> anyhow::Result<bool>;
+    /// Nobody is cut off any more.
+    fn mend(&self);
     /// Takes the disk of the storage node with this index away, and SIGKILLs it: it does not come back.
     /// Its number.
     fn lose_storage(&self, index: usize) -> anyhow::Result<u32>;

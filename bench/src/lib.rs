@@ -10,6 +10,7 @@ pub mod failover;
 pub mod http;
 pub mod load;
 pub mod log;
+pub mod partition;
 pub mod report;
 pub mod takeover;
 pub mod travel;

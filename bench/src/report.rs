@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::chaos::Nodes;
+use crate::chaos::{Faults, Nodes};
 use crate::demo::{Outcome, Protocol};
 
 /// Where the figures came from.
@@ -84,6 +84,8 @@ pub fn json(outcomes: &[Outcome], provenance: &Provenance) -> Value {
                 "takeovers_ms": outcome.takeovers_ms,
                 "stops": outcome.faults.stops.total(),
                 "stops_by_role": outcome.faults.stops,
+                "cuts": outcome.faults.cuts.total(),
+                "cuts_by_role": outcome.faults.cuts,
                 "replaced_storage_nodes": outcome.faults.replaced,
                 "lost": outcome.findings.lost,
                 "doubled": outcome.findings.doubled,
@@ -118,13 +120,20 @@ fn kills_by_role(outcome: &Outcome) -> Value {
 /// What else happened than kills, a line per protocol; none if nothing did.
 #[must_use]
 pub fn other_faults(outcomes: &[Outcome]) -> Vec<String> {
-    let has_more = |outcome: &&Outcome| outcome.faults.stops.total() + outcome.faults.replaced > 0;
+    let has_more = |outcome: &&Outcome| {
+        let Faults { stops, cuts, replaced, .. } = outcome.faults;
+        stops.total() + cuts.total() + replaced > 0
+    };
+    let nodes = |Nodes { engines, storage, sequencers }: Nodes| {
+        format!("{engines} engines, {storage} storage nodes, {sequencers} sequencers")
+    };
     let line = |outcome: &Outcome| {
-        let Nodes { engines, storage, sequencers } = outcome.faults.stops;
         format!(
-            "{}: stopped for seconds, and resumed, {engines} engines, {storage} storage nodes, \
-             {sequencers} sequencers; disks lost, and their nodes replaced: {}",
+            "{}: stopped for seconds, and resumed, {}; cut off from the others for seconds, {}; disks \
+             lost, and their nodes replaced: {}",
             outcome.protocol.name(),
+            nodes(outcome.faults.stops),
+            nodes(outcome.faults.cuts),
             outcome.faults.replaced
         )
     };

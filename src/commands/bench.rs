@@ -102,6 +102,7 @@ fn measure(options: &BenchLog, passed_on: PassedOn, directory: &Path) -> anyhow:
         segment_mib: SEGMENT_MIB,
         log_table_mib: log_table_mib_usual(),
         passed_on,
+        relays: false,
         log_files: true,
     };
     let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;

@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         segment_mib: arguments.segment_mib,
         log_table_mib: log_table_mib_usual(),
         passed_on,
+        relays: relays(&arguments),
         log_files: true,
     };
     let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;
@@ -64,8 +65,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     supervisor.stop();
     let outcomes = outcomes
         .with_context(|| format!("the logs of all nodes are in {}/*.log", state.display()))?;
-    let page =
-        report::write(&arguments.output, &outcomes, &provenance(&options, arguments.transport))?;
+    let page = report::write(&arguments.output, &outcomes, &provenance(&options, &arguments))?;
     let disks = arguments.chaos.then(|| verify::cluster(&layout, |line| say(line.into())));
     let disks = disks.transpose()?;
     let is_sound = disks.as_ref().is_none_or(|report| report.flaws == 0);
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         remove(&state)?;
     }
     if arguments.json {
-        let mut object = report::json(&outcomes, &provenance(&options, arguments.transport));
+        let mut object = report::json(&outcomes, &provenance(&options, &arguments));
         object["flaws_on_disks"] = json!(disks.map(|report| report.flaws));
         print(&object.to_string());
     } else {
@@ -165,10 +165,16 @@ fn options(arguments: &Demo) -> anyhow::Result<Options> {
     })
 }
 
+/// Whether nodes dial each other through relays. What goes through one goes over TCP.
+fn relays(arguments: &Demo) -> bool {
+    arguments.chaos && arguments.transport != Transport::Rdma
+}
+
 /// What happens to the cluster under each protocol.
 fn plan(arguments: &Demo) -> Plan {
     let (quick, chaos) = (arguments.quick, arguments.chaos);
-    let stops = match (chaos, quick) {
+    // As many are stopped as are cut off.
+    let away = match (chaos, quick) {
         (false, _) => Nodes::default(),
         (true, true) => Nodes { engines: 1, storage: 1, sequencers: 1 },
         (true, false) => Nodes { engines: 1, storage: 1, sequencers: 2 },
@@ -180,15 +186,19 @@ fn plan(arguments: &Demo) -> Plan {
             storage: 1,
             sequencers: if chaos && !quick { 3 } else { 1 },
         },
-        stops,
+        stops: away,
+        cuts: if relays(arguments) { away } else { Nodes::default() },
         replacements: u32::from(chaos),
         pause: Duration::from_millis(900),
     }
 }
 
 /// What the nodes of this machine talk over.
-const fn carried(transport: Transport) -> &'static str {
+const fn carried(transport: Transport, through_relays: bool) -> &'static str {
     match transport {
+        Transport::Auto | Transport::Tcp if through_relays => {
+            "tcp, loopback, through relays that can cut nodes off"
+        }
         // Nodes listen on the loopback address, which few adapters have.
         Transport::Auto => "rdma where the loopback address has a device, else tcp, loopback",
         Transport::Tcp => "tcp, loopback",
@@ -196,13 +206,13 @@ const fn carried(transport: Transport) -> &'static str {
     }
 }
 
-fn provenance(options: &Options, transport: Transport) -> Provenance {
+fn provenance(options: &Options, arguments: &Demo) -> Provenance {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Provenance {
         version: format!("halfmoon {}", env!("CARGO_PKG_VERSION")),
         host: format!("Linux {}, {cpus} processors, all roles on them", kernel.trim()),
-        transport: carried(transport).into(),
+        transport: carried(arguments.transport, relays(arguments)).into(),
         durability: "flush: two of three before an acknowledgement".into(),
         load: format!(
             "mix at {} requests/s in slices of {} s, alternating; reservations at {}/s",

@@ -46,6 +46,7 @@ pub(crate) fn run(options: &Dev, passed_on: PassedOn) -> anyhow::Result<ExitCode
             segment_mib: options.machine.segment_mib,
             log_table_mib: options.machine.log_table_mib,
             passed_on,
+            relays: false,
             log_files: false,
         };
         let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;

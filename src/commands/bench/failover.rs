@@ -66,6 +66,7 @@ fn supervise(
         segment_mib: SEGMENT_MIB,
         log_table_mib: log_table_mib_usual(),
         passed_on,
+        relays: false,
         log_files: true,
     };
     Supervisor::start(layout.clone(), founded, supervised)

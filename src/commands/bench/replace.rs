@@ -68,6 +68,7 @@ fn measure(
         segment_mib: SEGMENT_MIB,
         log_table_mib: log_table_mib_usual(),
         passed_on,
+        relays: false,
         log_files: true,
     };
     let supervisor = Supervisor::start(layout.clone(), founded, supervised)?;

@@ -1,5 +1,6 @@
 //! What a storage node is told.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use halfmoon_log::limits::TAIL_MAX_BYTES;
 use halfmoon_log::{Contents, LogConfig, LogId};
 use halfmoon_meta::MetaStore;
 use halfmoon_rdma::Choice;
+use halfmoon_transport::ListenError;
 use halfmoon_wire::NodeId;
 
 use crate::scrub::Pace;
@@ -53,6 +55,8 @@ pub struct Config {
     pub meta: Arc<dyn MetaStore>,
     /// Where to listen, like `127.0.0.1:0`; the port that was given is published.
     pub listen: String,
+    /// The address that others are told, when it is not the one listened on.
+    pub advertise: Option<SocketAddr>,
     /// Look for work so long before sleeping. Zero where cores are shared.
     pub spin: Duration,
     /// How the logs on the disk are read again to find damage.
@@ -104,10 +108,16 @@ impl RoleConfig {
 }
 
 impl Config {
+    /// The address that others are told.
+    pub(crate) fn published(&self, bound: String) -> Result<SocketAddr, ListenError> {
+        let bound = bound.parse().map_err(|_| ListenError::BadAddress { address: bound })?;
+        Ok(self.advertise.unwrap_or(bound))
+    }
+
     /// With defaults.
     #[must_use]
     pub fn new(role: RoleConfig, meta: Arc<dyn MetaStore>, listen: String) -> Self {
         let (spin, scrub, transport) = (Duration::ZERO, Pace::default(), Choice::default());
-        Self { role, meta, listen, spin, scrub, no_uring: false, transport }
+        Self { role, meta, listen, advertise: None, spin, scrub, no_uring: false, transport }
     }
 }

@@ -1,6 +1,5 @@
 //! A storage node on a thread of its own: reactor, TCP, role.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
-use halfmoon_transport::{Endpoint, EndpointOptions, ListenError};
+use halfmoon_transport::{Endpoint, EndpointOptions};
 use halfmoon_wire::{Hello, Role as RoleKind};
 
 use crate::disk::ReactorDisk;
@@ -54,9 +53,7 @@ pub fn run_with(
     disks::claim(&*config.meta, node, role.log_name())?;
     // Asked only now: nobody who has claimed a disk is ever added again, to copy once more.
     role.set_has_state(cluster::read(&*config.meta)?.has_state(node));
-    let address = role.endpoint_mut().listen(&config.listen)?;
-    let address: SocketAddr =
-        address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;
+    let address = config.published(role.endpoint_mut().listen(&config.listen)?)?;
     let entry = NodeEntry::new(RoleKind::Storage, node, incarnation, address);
     nodes::publish(&*config.meta, &entry)?;
     tracing::info!(%node, %address, "storage node serves");

@@ -3,14 +3,13 @@
 //! It is published, so that it can be found, and answers who asks how it is. It promises nothing and
 //! gives nothing: whatever it said would come from a disk that the cluster does not count on.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Reactor, SharedReactor};
-use halfmoon_transport::{Endpoint, EndpointOptions, Event, LaneId, ListenError};
+use halfmoon_transport::{Endpoint, EndpointOptions, Event, LaneId};
 use halfmoon_wire::{Hello, Message, NodeStatus, Role as RoleKind};
 
 use crate::home::Home;
@@ -83,9 +82,7 @@ impl Waiting {
         let hello = Hello { cluster, role: RoleKind::Storage, node, incarnation };
         let options = EndpointOptions::new(hello.to_bytes());
         let mut endpoint = Endpoint::new(wire(reactor.clone(), config.transport), options);
-        let address = endpoint.listen(&config.listen)?;
-        let address: SocketAddr =
-            address.parse().map_err(|_| ListenError::BadAddress { address: address.clone() })?;
+        let address = config.published(endpoint.listen(&config.listen)?)?;
         let entry = NodeEntry::new(RoleKind::Storage, node, incarnation, address);
         Ok(Self { reactor, endpoint, entry, cluster })
     }
