@@ -23,7 +23,11 @@ impl Commit {
         self.opening = opening;
         self.marks.clear();
         self.marks.extend(members.iter().map(|node| (*node, SeqNum::ZERO)));
-        self.committed = SeqNum::ZERO;
+        self.committed = if broken!(SuffixNotReplicated) {
+            SeqNum(opening.0.saturating_sub(1))
+        } else {
+            SeqNum::ZERO
+        };
     }
 
     /// Takes a node's watermark; returns the committed position of the current epoch, 0 as long as

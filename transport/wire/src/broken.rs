@@ -38,6 +38,10 @@ rules! {
     LongestLog,
     /// A recovery is content with one storage node.
     RecoveryWithoutQuorum,
+    /// A recovery asks the newest members only, although the change to them is not committed.
+    MembersSwappedAtOnce,
+    /// What a recovery chose counts as committed before it is on a quorum.
+    SuffixNotReplicated,
     /// One storage node's watermark commits.
     CommittedByOne,
     /// A storage node publishes what it has accepted, before it is flushed.
