@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use halfmoon_wire::NodeId;
 use serde::Serialize;
@@ -23,6 +24,8 @@ use tokio::sync::{oneshot, watch};
 const BEHIND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// Bytes that a relay takes at once.
 const PIECE_BYTES: usize = 64 << 10;
+/// Pause after a connection that could not be taken, such as for want of descriptors.
+const REST: Duration = Duration::from_millis(10);
 
 /// What does not get through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -157,7 +160,7 @@ async fn relay(
             // Of one connection, not of the listener.
             Err(error) => {
                 tracing::debug!(%error, "a connection was not taken");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(REST).await;
                 continue;
             }
         };
@@ -240,7 +243,6 @@ fn inode(table: &str, local: SocketAddr) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::time::Duration;
 
     use super::*;
 

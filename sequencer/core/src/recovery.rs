@@ -238,9 +238,9 @@ impl Recovery {
             let answered = set.iter().filter(|node| self.sealed.contains_key(node)).count();
             answered > set.len() / 2 || (answered > 0 && broken!(RecoveryWithoutQuorum))
         };
-        let is_asked = |set: &usize| !broken!(MembersSwappedAtOnce) || set + 1 == self.sets.len();
-        let mut asked = (0..self.sets.len()).filter(is_asked).map(|set| &self.sets[set]);
-        if self.reading.is_some() || self.sets.is_empty() || !asked.all(has_quorum) {
+        let last = self.sets.len().saturating_sub(1);
+        let asked = &self.sets[if broken!(MembersSwappedAtOnce) { last } else { 0 }..];
+        if self.reading.is_some() || asked.is_empty() || !asked.iter().all(has_quorum) {
             return Ok(());
         }
         let rank = |log: &SealedLog| {
