@@ -103,6 +103,11 @@ impl SequencerHost {
         process.map_or_else(|| "down".to_owned(), |found| format!("{:?}", found.role.status()))
     }
 
+    /// Whether it believes that it is the sequencer.
+    pub(crate) fn is_in_charge(&self) -> bool {
+        self.process.as_ref().is_some_and(|found| found.role.status().is_open)
+    }
+
     /// Reigns that were begun here.
     pub(crate) fn reigns(&self) -> u64 {
         self.reigns

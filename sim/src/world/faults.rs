@@ -12,6 +12,9 @@ const META_TROUBLE: u64 = 300_000;
 /// Chance in a million that a write fails while a disk is in trouble.
 const DISK_TROUBLE: u64 = 30_000;
 
+/// Chance in a million that a split leaves whoever is in charge behind with a minority.
+const LEFT_BEHIND: u64 = 400_000;
+
 impl World {
     /// Something fails.
     pub(super) fn fault(&mut self) {
@@ -128,7 +131,10 @@ impl World {
     /// Two groups that do not hear each other, and a sequencer that was not one before.
     fn split(&mut self) {
         let machines = self.paces.len();
-        let sides: Vec<bool> = (0..machines).map(|_| self.chaos.chance(500_000)).collect();
+        let left_behind = self.chaos.chance(LEFT_BEHIND).then(|| self.left_behind()).flatten();
+        let is_sure = left_behind.is_some();
+        let sides = left_behind
+            .unwrap_or_else(|| (0..machines).map(|_| self.chaos.chance(500_000)).collect());
         let at = self.env.now() + self.lasts();
         for one in 0..machines {
             for other in (0..machines).filter(|other| sides[one] != sides[*other]) {
@@ -139,9 +145,25 @@ impl World {
         // Whoever is left over with a log of its own is asked for it by somebody who knows nothing.
         let all_sequencers_die = self.chaos.chance(500_000);
         self.schedule(at, Event::Mend(Mend::Unite(all_sequencers_die)));
-        if self.chaos.chance(700_000) {
+        if is_sure || self.chaos.chance(700_000) {
             self.take_over();
         }
+    }
+
+    /// The side of each machine if whoever is in charge keeps one engine and less than a quorum:
+    /// what it says from then on is out of date once the others have agreed without it. `None` if
+    /// nobody is in charge.
+    fn left_behind(&mut self) -> Option<Vec<bool>> {
+        let first = self.chaos.index(SEQUENCERS);
+        let mut sequencers = (0..SEQUENCERS).map(|which| (first + which) % SEQUENCERS);
+        let deposed = sequencers.find(|which| self.sequencers[*which].is_in_charge())?;
+        let engine = self.chaos.index(self.engines.len());
+        let storage = self.chaos.index(STORAGE);
+        let mut sides = vec![false; self.paces.len()];
+        sides[STORAGE + deposed] = true;
+        sides[STORAGE + SEQUENCERS + engine] = true;
+        sides[self.member(storage)] = self.chaos.chance(500_000);
+        Some(sides)
     }
 
     /// Whoever is in charge dies, another takes over, and one storage node hears nothing of it.
