@@ -110,3 +110,17 @@ fn no_device_and_broken_files_are_described_and_nothing_else() {
     assert!(!findings(&ports, &opened(&[]), None).is_empty());
     assert_eq!(congestion(&files, &ports).len(), 1);
 }
+
+#[test]
+fn packets_fit_with_all_that_they_carry_beside_their_load() {
+    let cases = [
+        (351, None),
+        (1119, Some(512)),
+        (1120, Some(1024)),
+        (4191, Some(2048)),
+        (4192, Some(4096)),
+    ];
+    for (mtu, bytes) in cases {
+        assert_eq!(packet_bytes(mtu), bytes, "{mtu}");
+    }
+}
