@@ -1,6 +1,6 @@
 //! The command line, as a person reads it with `--help`.
 
-mod bench;
+pub(crate) mod bench;
 mod doctor;
 mod node;
 

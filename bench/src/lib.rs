@@ -13,4 +13,5 @@ pub mod log;
 pub mod partition;
 pub mod report;
 pub mod takeover;
+pub mod transport;
 pub mod travel;

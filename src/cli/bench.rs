@@ -14,6 +14,77 @@ pub(crate) enum Bench {
     /// load, and whether all of them are in the log afterwards, once; or how long it takes until all
     /// that ran on a dead engine has ended elsewhere, and whether all of it has happened, once.
     Failover(BenchFailover),
+    /// One-way delay, small messages per second and bandwidth of lanes, over each transport and each way
+    /// to wait, beside plain TCP sockets in the same run, and beside perftest where it is installed.
+    Transport(BenchTransport),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchTransport {
+    /// Over what; may be given several times.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [OverName::All])]
+    pub(crate) transport: Vec<OverName>,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Rounds; in each, everything is measured once, one after the other.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+
+    /// Messages there and back per size and round.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) pings: u32,
+
+    /// Bytes of a message, up to 1 MiB; may be given several times.
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 1024, 16_384, 262_144, 1_048_576],
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) size: Vec<u32>,
+
+    /// Be the other end of one measurement (what the command starts as a child process).
+    #[arg(long, hide = true, value_enum)]
+    pub(crate) peer: Option<PeerName>,
+
+    /// How that end waits.
+    #[arg(long, hide = true, value_enum, default_value_t = PollingName::Sleeping)]
+    pub(crate) polling: PollingName,
+
+    /// On which processor that end is.
+    #[arg(long, hide = true)]
+    pub(crate) processor: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OverName {
+    /// All that there are here.
+    All,
+    /// The memory of one process.
+    Local,
+    /// TCP.
+    Tcp,
+    /// RDMA.
+    Rdma,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PeerName {
+    /// Plain sockets.
+    Raw,
+    /// Lanes over TCP.
+    Tcp,
+    /// Lanes over RDMA.
+    Rdma,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PollingName {
+    /// Looks without a pause.
+    Busy,
+    /// Looks for a while, then sleeps.
+    Adaptive,
+    /// Sleeps at once.
+    Sleeping,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod failover;
 mod replace;
+mod transport;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ pub(crate) fn run(what: &Bench, passed_on: PassedOn) -> anyhow::Result<ExitCode>
     match what {
         Bench::Log(options) => log(options, passed_on),
         Bench::Failover(options) => failover::run(options, passed_on),
+        Bench::Transport(options) => transport::run(options),
     }
 }
 

@@ -78,6 +78,21 @@ pub fn devices() -> Result<Vec<String>, String> {
     return Err("this build has no RDMA".to_owned());
 }
 
+/// The adapter that has an address.
+#[must_use]
+pub fn device_of(address: IpAddr) -> Option<String> {
+    #[cfg(feature = "verbs")]
+    return verbs::devices().ok()?.iter().find_map(|device| {
+        place::find(device.name(), &deal::gid_of(address))?;
+        Some(device.name().to_owned())
+    });
+    #[cfg(not(feature = "verbs"))]
+    return {
+        let _ = address;
+        None
+    };
+}
+
 /// An address of an adapter of this machine: lanes between such addresses can be ones over RDMA.
 ///
 /// # Errors
