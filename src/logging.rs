@@ -65,3 +65,33 @@ impl Write for Line<'_> {
         io::stderr().flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Heard {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().map_err(|_| io::ErrorKind::Other)?.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_lines_with_colours() {
+        let heard = Heard::default();
+        let to = heard.clone();
+        let lines =
+            tracing_subscriber::fmt().with_ansi(true).with_writer(move || to.clone()).finish();
+        tracing::subscriber::with_default(lines, || tracing::warn!("here"));
+        assert!(heard.0.lock().unwrap().contains(&0x1b));
+    }
+}
