@@ -27,9 +27,9 @@ pub struct Perftest {
 /// # Errors
 /// Why it was not run, in words.
 pub fn run(device: &str, address: IpAddr) -> Result<Perftest, String> {
-    let run = |program: &str, bytes: &str| pair(program, bytes, device, address);
-    let delay = last_row(&run("ib_write_lat", "64")?, 9).map(|row| row[4]);
-    let bandwidth = last_row(&run("ib_write_bw", "1048576")?, 5).map(|row| row[3]);
+    let run = |program: &str, what: [&str; 2]| pair(program, what, device, address);
+    let delay = last_row(&run("ib_write_lat", ["64", "1000"])?, 9).map(|row| row[4]);
+    let bandwidth = last_row(&run("ib_write_bw", ["1048576", "500"])?, 5).map(|row| row[3]);
     match (delay, bandwidth) {
         (Some(delay_us), Some(bandwidth_mib_per_s)) => {
             Ok(Perftest { delay_us, bandwidth_mib_per_s })
@@ -46,13 +46,19 @@ fn last_row(output: &str, columns: usize) -> Option<Vec<f64>> {
     output.lines().rev().filter_map(numbers).find(|row| row.len() >= columns)
 }
 
-/// Runs server and client; what the client prints.
-fn pair(program: &str, bytes: &str, device: &str, address: IpAddr) -> Result<String, String> {
+/// Runs server and client, with writes of so many bytes, so often; what the client prints.
+fn pair(
+    program: &str,
+    [bytes, writes]: [&str; 2],
+    device: &str,
+    address: IpAddr,
+) -> Result<String, String> {
     let port = std::net::TcpListener::bind((address, 0)).and_then(|free| free.local_addr());
     let port = port.map_err(|error| error.to_string())?.port().to_string();
     let command = || {
         let mut command = Command::new(program);
-        command.args(["-d", device, "-s", bytes, "-F", "-p", &port]).stdin(Stdio::null());
+        let what = ["-d", device, "-s", bytes, "-n", writes, "-F", "-p", &port];
+        command.args(what).stdin(Stdio::null());
         command
     };
     let named = |error: std::io::Error| match error.kind() == ErrorKind::NotFound {
@@ -123,7 +129,8 @@ mod tests {
 
     #[test]
     fn what_is_not_installed_is_named() {
-        let why = pair("ib_no_such_program", "64", "mlx5_0", [127, 0, 0, 1].into()).unwrap_err();
+        let why =
+            pair("ib_no_such_program", ["64", "1"], "mlx5_0", [127, 0, 0, 1].into()).unwrap_err();
         assert!(why.contains("ib_no_such_program is not installed"), "{why}");
     }
 }
