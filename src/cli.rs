@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 mod doctor;
 mod node;
+mod run;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,8 +11,9 @@ use std::path::PathBuf;
 pub(crate) use bench::{Bench, BenchFailover, BenchLog, DeathName, VictimName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use doctor::Doctor;
-use halfmoon_sequencer::{REPLACE_AFTER_S_DEFAULT, SUSPECT_MS_DEFAULT};
+use halfmoon_sequencer::REPLACE_AFTER_S_DEFAULT;
 pub(crate) use node::{Node, NodeList, NodeReplace, Whose};
+pub(crate) use run::{PollingName, RoleName, Run};
 use serde::Deserialize;
 
 /// Exactly-once stateful functions at the speed of the network and the disk.
@@ -44,13 +46,16 @@ impl Cli {
     /// What the processes that this command starts are told as well.
     pub(crate) fn passed_on(&self) -> PassedOn {
         let (verbose, log, config) = (self.verbose, self.log.clone(), self.config.clone());
-        let mut transport = None;
+        let (mut transport, mut polling) = (None, None);
         if let Command::Dev(Dev { machine: Machine { transport: chosen, .. }, .. })
         | Command::Demo(Demo { transport: chosen, .. }) = &self.command
         {
             transport = Some(*chosen);
         }
-        PassedOn { verbose, log, config, transport }
+        if let Command::Dev(dev) = &self.command {
+            polling = Some(dev.machine.polling);
+        }
+        PassedOn { verbose, log, config, transport, polling }
     }
 }
 
@@ -61,6 +66,7 @@ pub(crate) struct PassedOn {
     log: Option<String>,
     config: Option<PathBuf>,
     transport: Option<Transport>,
+    polling: Option<PollingName>,
 }
 
 impl PassedOn {
@@ -70,8 +76,9 @@ impl PassedOn {
         let log = self.log.iter().flat_map(|log| ["--log".into(), log.into()]);
         let config = self.config.iter().flat_map(|config| ["--config".into(), config.into()]);
         let transport = self.transport.map(|transport| ["--transport", transport.name()]);
-        let transport = transport.into_iter().flatten().map(OsString::from);
-        verbose.chain(log).chain(config).chain(transport).collect()
+        let polling = self.polling.map(|polling| ["--polling", polling.name()]);
+        let chosen = transport.into_iter().chain(polling).flatten().map(OsString::from);
+        verbose.chain(log).chain(config).chain(chosen).collect()
     }
 }
 
@@ -183,6 +190,11 @@ pub(crate) struct Machine {
     /// only, and then they listen on the address of this machine's adapter.
     #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
     pub(crate) transport: Transport,
+
+    /// How nodes wait for work. Those that look for it without a pause, or for a while, answer sooner,
+    /// and need a processor each; on fewer they make everything slower.
+    #[arg(long, value_enum, default_value_t = PollingName::Sleeping, env = "HALFMOON_POLLING")]
+    pub(crate) polling: PollingName,
 }
 
 /// How many MiB the tables of the log may take.
@@ -418,82 +430,20 @@ pub(crate) struct Invoke {
     pub(crate) timeout: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleName {
-    /// Orders appends.
-    Sequencer,
-    /// Persists the log and holds state.
-    Storage,
-    /// Runs functions and serves HTTP.
-    Engine,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// What to run.
-    #[arg(long, value_enum)]
-    pub(crate) role: RoleName,
-
-    /// This node's id, unique in the cluster.
-    #[arg(long)]
-    pub(crate) node: u32,
-
-    /// Where the node keeps its own state.
-    #[arg(long)]
-    pub(crate) data_dir: PathBuf,
-
-    /// The metadata store that all nodes share: a directory, or
-    /// `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`.
-    #[arg(long, env = "HALFMOON_META")]
-    pub(crate) meta: String,
-
-    /// Where lanes are accepted [default: 127.0.0.1:0; with RDMA only, the address of an adapter].
-    #[arg(long)]
-    pub(crate) listen: Option<std::net::SocketAddr>,
-
-    /// The address that others are told, where it is not the one listened on: behind a translation of
-    /// addresses, or when all addresses of this machine are listened on. Of an engine, where it takes
-    /// requests; of other roles, where they accept lanes.
-    #[arg(long)]
-    pub(crate) advertise: Option<std::net::SocketAddr>,
-
-    /// What lanes go over: RDMA where both nodes have an adapter, and TCP elsewhere; TCP only; or RDMA
-    /// only.
-    #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
-    pub(crate) transport: Transport,
-
-    /// Where an engine's gateway listens.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub(crate) http: std::net::SocketAddr,
-
-    /// MiB of a segment of a storage node's logs.
-    #[arg(long, default_value_t = SEGMENT_MIB, env = "HALFMOON_SEGMENT_MIB",
-        value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
-    pub(crate) segment_mib: u32,
-
-    /// MiB of memory that the tables of the log may take, in the sequencer and in every engine.
-    #[arg(long, default_value_t = log_table_mib_usual(), env = "HALFMOON_LOG_TABLE_MIB",
-        value_parser = clap::value_parser!(u32).range(LOG_TABLE_MIBS))]
-    pub(crate) log_table_mib: u32,
-
-    /// A sequencer that leaves others the time to be in charge before it takes over. One that finds
-    /// another in charge stands by in any case.
-    #[arg(long)]
-    pub(crate) standby: bool,
-
-    /// How long the sequencer in charge may be silent before this one takes over, in ms.
-    #[arg(long, default_value_t = SUSPECT_MS_DEFAULT,
-        value_parser = clap::value_parser!(u32).range(50..=60_000))]
-    pub(crate) suspect_ms: u32,
-
-    /// Seconds after which the sequencer in charge replaces a storage node that does not answer by a
-    /// spare, if there is one. 0: never.
-    #[arg(long, visible_alias = "replace-after", default_value_t = REPLACE_AFTER_S_DEFAULT,
-        env = "HALFMOON_REPLACE_AFTER_S", value_name = "SECONDS",
-        value_parser = clap::value_parser!(u32).range(REPLACE_AFTER_S))]
-    pub(crate) replace_after_s: u32,
-
-    /// End when standard input does: a child process does not outlive its supervisor.
-    #[arg(long, hide = true)]
-    pub(crate) until_stdin_ends: bool,
+    #[test]
+    fn the_nodes_of_dev_are_told_what_it_was_told() {
+        let said = "halfmoon -v dev --transport tcp --polling adaptive --log warn";
+        let cli = Cli::try_parse_from(said.split(' ')).unwrap();
+        let passed_on = cli.passed_on().arguments();
+        let of_node = ["halfmoon", "run", "--role", "storage", "--node", "1", "--data-dir", "d"];
+        let arguments = of_node.into_iter().chain(["--meta", "m"]).map(OsString::from);
+        let node = Cli::try_parse_from(arguments.chain(passed_on)).unwrap();
+        assert_eq!((node.verbose, node.log.as_deref()), (1, Some("warn")));
+        let Command::Run(run) = node.command else { panic!("{:?}", node.command) };
+        assert_eq!((run.transport, run.polling), (Transport::Tcp, PollingName::Adaptive));
+    }
 }

@@ -13,12 +13,12 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::{
-    Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, REPLACE_AFTER_S, SEGMENT_MIBS, SPARES,
-    STANDBYS, Transport,
+    Cli, Command, Durability, ENGINES, LOG_TABLE_MIBS, PollingName, REPLACE_AFTER_S, SEGMENT_MIBS,
+    SPARES, STANDBYS, Transport,
 };
 
 /// Every setting, as the file names it.
-pub(crate) const SETTINGS: [&str; 13] = [
+pub(crate) const SETTINGS: [&str; 14] = [
     "server",
     "data_dir",
     "meta",
@@ -31,6 +31,7 @@ pub(crate) const SETTINGS: [&str; 13] = [
     "segment_mib",
     "log_table_mib",
     "transport",
+    "polling",
     "log",
 ];
 
@@ -56,6 +57,7 @@ struct File {
     #[serde(default, deserialize_with = "log_table_mib")]
     log_table_mib: Option<u32>,
     transport: Option<Transport>,
+    polling: Option<PollingName>,
     #[serde(default, deserialize_with = "log")]
     log: Option<String>,
 }
@@ -175,6 +177,7 @@ impl File {
             number(self.segment_mib),
             number(self.log_table_mib),
             self.transport.map(|transport| transport.name().to_owned()),
+            self.polling.map(|polling| polling.name().to_owned()),
             self.log,
         ];
         let named = SETTINGS.into_iter().zip(values);
@@ -303,7 +306,7 @@ mod tests {
         let all = "server = \"h:1\"\ndata_dir = \"data\"\nmeta = \"meta\"\nengines = 3\n\
                    standbys = 2\nspares = 1\nreplace_after_s = 0\nport = 0\n\
                    durability = \"memory-quorum\"\nsegment_mib = 4\nlog_table_mib = 9\n\
-                   transport = \"tcp\"\n\
+                   transport = \"tcp\"\npolling = \"busy\"\n\
                    log = \"warn\"\n";
         let values = parse(all).unwrap();
         assert_eq!(values.len(), SETTINGS.len());
@@ -324,6 +327,7 @@ mod tests {
             ("port = 65536", &["line 2", "65536", "u16"]),
             ("durability = \"flsh\"", &["line 2", "flsh", "`flush`", "`memory-quorum`"]),
             ("transport = \"udp\"", &["line 2", "udp", "`auto`", "`rdma`"]),
+            ("polling = \"lazy\"", &["line 2", "lazy", "`adaptive`", "`sleeping`"]),
             ("log = \"a=b=c\"", &["line 2", "a=b=c"]),
             ("port = ", &["line 2"]),
         ] {

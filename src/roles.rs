@@ -12,6 +12,7 @@ use halfmoon_bench::cluster::{Cluster, Joining, Part};
 use halfmoon_bench::partition::Way;
 use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
 use halfmoon_rdma::Choice;
+use halfmoon_reactor::Polling;
 use halfmoon_wire::{NodeId, Role};
 
 use crate::cli::{Machine, RoleName, Run, Transport};
@@ -39,6 +40,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
         suspect_ms: options.suspect_ms,
         replace_after_s: options.replace_after_s,
         transport: options.transport.into(),
+        polling: options.polling.polling(),
     };
     if notify::is_wanted() {
         tell_when_ready(Arc::clone(&meta), options.role.into(), place.node, Arc::clone(&stop))?;
@@ -119,6 +121,7 @@ struct Place {
     suspect_ms: u32,
     replace_after_s: u32,
     transport: Choice,
+    polling: Polling,
 }
 
 fn run_role(
@@ -135,6 +138,7 @@ fn run_role(
             config.replace_after = Duration::from_secs(place.replace_after_s.into());
             config.places_max = (u64::from(log_table_mib) << 20) / halfmoon_sequencer::PLACE_BYTES;
             (config.transport, config.advertise) = (place.transport, place.advertise);
+            config.reactor.spin = place.polling.spin();
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -148,12 +152,14 @@ fn run_role(
             };
             let mut config = halfmoon_storage::Config::new(role, meta, listen.to_string());
             (config.transport, config.advertise) = (place.transport, place.advertise);
+            config.spin = place.polling.spin();
             halfmoon_storage::run(config, &stop).context("the storage node ended")
         }
         RoleName::Engine => {
             let mut config =
                 halfmoon_engine::Config::new(meta, node, data_dir, listen.to_string(), http);
             (config.transport, config.advertise) = (place.transport, place.advertise);
+            config.reactor.spin = place.polling.spin();
             halfmoon_engine::run(config, stop).context("the engine ended")
         }
     }
@@ -205,6 +211,7 @@ impl InProcess {
                 suspect_ms,
                 replace_after_s: machine.replace_after_s,
                 transport: machine.transport.into(),
+                polling: machine.polling.polling(),
             };
             let stop = Arc::clone(&stop);
             let thread = std::thread::Builder::new()

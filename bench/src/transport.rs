@@ -8,11 +8,11 @@ mod end;
 pub mod perftest;
 pub mod raw;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use halfmoon_rdma::Choice;
-use halfmoon_reactor::{Options, Reactor};
+use halfmoon_reactor::{Options, Polling, Reactor};
 use halfmoon_transport::{Carrier, LocalNet, Transport};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -38,42 +38,6 @@ pub enum Over {
     Tcp,
     /// RDMA.
     Rdma,
-}
-
-/// How both ends wait.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Polling {
-    /// They look for what comes without a pause.
-    Busy,
-    /// They look for 50 µs, then sleep.
-    Adaptive,
-    /// They sleep at once, as nodes do unless told otherwise.
-    Sleeping,
-}
-
-impl Polling {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Busy, Self::Adaptive, Self::Sleeping];
-
-    /// As flags and reports name it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::Adaptive => "adaptive",
-            Self::Sleeping => "sleeping",
-        }
-    }
-
-    const fn options(self) -> Options {
-        let spin = match self {
-            Self::Busy => Duration::from_secs(60),
-            Self::Adaptive => Duration::from_micros(50),
-            Self::Sleeping => Duration::ZERO,
-        };
-        Options { backend: None, spin }
-    }
 }
 
 impl Over {
@@ -179,7 +143,7 @@ impl Measured {
         address: &str,
         plan: &Plan,
     ) -> anyhow::Result<()> {
-        let reactor = Reactor::shared(polling.options())?;
+        let reactor = Reactor::shared(options(polling))?;
         let transport = halfmoon_rdma::wire(reactor.clone(), over.choice());
         let mut end = End::dialler(reactor, transport, address)?;
         let carrier = end.carrier();
@@ -203,14 +167,14 @@ impl Measured {
         let theirs = net.clone();
         let peer = std::thread::spawn(move || {
             before();
-            let reactor = Reactor::shared(polling.options())?;
+            let reactor = Reactor::shared(options(polling))?;
             let waker = std::sync::Arc::new(reactor.borrow().waker());
             let end = End::listener(reactor, theirs.transport(waker), "local:0")?;
             tell.send(end.address().to_owned()).context("nobody waits for the address")?;
             end.serve()
         });
         let address = told.recv().context("the peer did not start")?;
-        let reactor = Reactor::shared(polling.options())?;
+        let reactor = Reactor::shared(options(polling))?;
         let waker = std::sync::Arc::new(reactor.borrow().waker());
         let mut end = End::dialler(reactor, net.transport(waker), &address)?;
         self.round(&mut end, plan)?;
@@ -245,12 +209,16 @@ pub fn serve(
     host: std::net::IpAddr,
     tell: impl FnOnce(&str),
 ) -> anyhow::Result<()> {
-    let reactor = Reactor::shared(polling.options())?;
+    let reactor = Reactor::shared(options(polling))?;
     let transport = halfmoon_rdma::wire(reactor.clone(), over.choice());
     let address = std::net::SocketAddr::new(host, 0).to_string();
     let end = End::listener(reactor, transport, &address)?;
     tell(end.address());
     end.serve()
+}
+
+fn options(polling: Polling) -> Options {
+    Options { spin: polling.spin(), ..Options::default() }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count, for a rate")]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Durability, STANDBYS};
+use super::{Durability, PollingName, STANDBYS};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -75,16 +75,6 @@ pub(crate) enum PeerName {
     Tcp,
     /// Lanes over RDMA.
     Rdma,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PollingName {
-    /// Looks without a pause.
-    Busy,
-    /// Looks for a while, then sleeps.
-    Adaptive,
-    /// Sleeps at once.
-    Sleeping,
 }
 
 #[derive(Debug, Args)]

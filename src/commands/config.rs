@@ -28,6 +28,7 @@ pub(crate) fn run(
         json!(options.machine.segment_mib),
         json!(options.machine.log_table_mib),
         json!(options.machine.transport.name()),
+        json!(options.machine.polling.name()),
         json!(log),
     ];
     let settings = SETTINGS.into_iter().zip(values);

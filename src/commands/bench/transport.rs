@@ -6,11 +6,12 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::Context as _;
 use halfmoon_bench::transport::{
-    Delays, Measured, Over, Plan, Polling, RATE_BYTES, median, perftest, raw, serve,
+    Delays, Measured, Over, Plan, RATE_BYTES, median, perftest, raw, serve,
 };
+use halfmoon_reactor::Polling;
 use serde_json::{Value, json};
 
-use crate::cli::bench::{BenchTransport, OverName, PeerName, PollingName};
+use crate::cli::bench::{BenchTransport, OverName, PeerName};
 use crate::commands::show::print;
 
 /// Bytes of a MiB, for rates.
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &BenchTransport) -> anyhow::Result<ExitCode> {
         if let Some(processor) = options.processor {
             pin(processor);
         }
-        be_peer(peer, options.polling.into(), options.size.len())?;
+        be_peer(peer, options.polling.polling(), options.size.len())?;
         return Ok(ExitCode::SUCCESS);
     }
     let report = measure(options)?;
@@ -49,16 +50,6 @@ pub(crate) fn run(options: &BenchTransport) -> anyhow::Result<ExitCode> {
         report.lines().iter().for_each(|line| print(line));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-impl From<PollingName> for Polling {
-    fn from(name: PollingName) -> Self {
-        match name {
-            PollingName::Busy => Self::Busy,
-            PollingName::Adaptive => Self::Adaptive,
-            PollingName::Sleeping => Self::Sleeping,
-        }
-    }
 }
 
 /// Serves one measurement. Ends at the latest when the process that started it does.
@@ -329,6 +320,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
+    use crate::cli::PollingName;
 
     #[test]
     fn what_the_peer_is_told_is_what_the_command_line_takes() {
@@ -338,7 +330,7 @@ mod tests {
         assert!(PeerName::from_str("raw", false).is_ok());
         for polling in Polling::ALL {
             let name = PollingName::from_str(polling.name(), false).unwrap();
-            assert_eq!(Polling::from(name), polling);
+            assert_eq!(name.polling(), polling);
         }
     }
 

@@ -21,7 +21,7 @@ mod waker;
 pub use buffer::{AlignedBuffer, BLOCK_BYTES};
 pub use op::{Done, Op};
 pub use reactor::{
-    Backend, MAX_IN_FLIGHT, Options, Reactor, ReactorError, SharedReactor, UserId, Watch,
+    Backend, MAX_IN_FLIGHT, Options, Polling, Reactor, ReactorError, SharedReactor, UserId, Watch,
     open_direct,
 };
 pub use waker::Waker;

@@ -19,9 +19,45 @@ use crate::waker::Waker;
 pub struct Options {
     /// Use this backend instead of the best there is.
     pub backend: Option<Backend>,
-    /// Look for completions so long before sleeping. Zero where processors are shared: a spinning
-    /// thread takes the time of the one that it waits for.
+    /// Look for completions so long before sleeping; a wait that is not longer never sleeps. Zero where
+    /// processors are shared: a spinning thread takes the time of the one that it waits for.
     pub spin: Duration,
+}
+
+/// How a node waits for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Polling {
+    /// It looks for it without a pause, and never sleeps.
+    Busy,
+    /// It looks for 50 µs, then sleeps.
+    Adaptive,
+    /// It sleeps at once.
+    Sleeping,
+}
+
+impl Polling {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Busy, Self::Adaptive, Self::Sleeping];
+
+    /// As flags and reports name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Adaptive => "adaptive",
+            Self::Sleeping => "sleeping",
+        }
+    }
+
+    /// The time before it sleeps.
+    #[must_use]
+    pub const fn spin(self) -> Duration {
+        match self {
+            Self::Busy => Duration::MAX,
+            Self::Adaptive => Duration::from_micros(50),
+            Self::Sleeping => Duration::ZERO,
+        }
+    }
 }
 
 /// What does the work.
@@ -180,9 +216,11 @@ impl Reactor {
         if self.waker.take() || self.waiting > 0 || at_most.is_zero() || self.is_ready() {
             return self.enter(None);
         }
-        if !self.spin.is_zero() && self.spin_for(self.spin.min(at_most))? {
+        let spin = self.spin.min(at_most);
+        if !spin.is_zero() && self.spin_for(spin)? || spin == at_most {
             return Ok(());
         }
+        let at_most = at_most - spin;
         let allowed = self.waker.prepare_sleep() && !self.arm();
         let done = self.enter(allowed.then_some(at_most));
         self.waker.slept();

@@ -243,3 +243,17 @@ fn what_is_watched_is_looked_at_before_a_sleep_and_while_spinning_and_ends_both(
     }
     assert_eq!(seen, [(1, 0), (1, 1), (100, 0)]);
 }
+
+#[test]
+fn a_wait_that_may_be_spun_through_never_sleeps() {
+    for (spin, sleeps) in [(LONG, 0), (Duration::from_millis(1), 0), (Duration::from_nanos(1), 1)] {
+        let mut reactor = Reactor::new(Options { backend: None, spin }).unwrap();
+        let watched =
+            Watched { looks: 0, ready_at_look: u32::MAX, ready_when_armed: false, armed: 0 };
+        let watched = Rc::new(RefCell::new(watched));
+        reactor.watch(watched.clone());
+        reactor.wait(Duration::from_millis(1)).unwrap();
+        // It is armed before each sleep.
+        assert_eq!(watched.borrow().armed, sleeps, "{spin:?}");
+    }
+}
