@@ -8,6 +8,7 @@
 pub mod lanes;
 pub mod messages;
 
+use crate::carrier::Carrier;
 use crate::contract::{LaneId, Occurrence, Transport};
 use crate::endpoint::{Endpoint, EndpointOptions, Event, greeting};
 use crate::mailbox::MIN_RING_BYTES;
@@ -26,6 +27,8 @@ pub struct Site<T> {
     pub rest: Box<dyn FnMut()>,
     /// Where it listens; its peers reach it there.
     pub address: &'static str,
+    /// What its lanes go over, as it says itself.
+    pub carrier: Option<Carrier>,
 }
 
 /// Makes a test of every rule. The expression makes a `FnMut() -> Site<_>`.
@@ -142,6 +145,8 @@ fn raw_join<T: Transport>(a: &mut Raw<T>, b: &mut Raw<T>, address: &str) -> (Lan
     assert_eq!(heard, Some(Occurrence::Greeted { lane: to_b, greeting: b"from b".to_vec() }));
     let heard = b.take(|seen| matches!(seen, Occurrence::Greeted { .. }));
     assert_eq!(heard, Some(Occurrence::Greeted { lane: to_a, greeting: b"from a".to_vec() }));
+    assert_eq!(a.site.transport.carrier(to_b), a.site.carrier);
+    assert_eq!(b.site.transport.carrier(to_a), b.site.carrier);
     (to_b, to_a)
 }
 
@@ -161,6 +166,7 @@ struct Node<T> {
     rest: Box<dyn FnMut()>,
     seen: Vec<Seen>,
     address: &'static str,
+    carrier: Option<Carrier>,
 }
 
 /// Ring size of nodes: a message may have 4 KiB.
@@ -173,8 +179,14 @@ impl<T: Transport> Node<T> {
 
     fn with_ring(site: Site<T>, hello: &[u8], ring_bytes: usize) -> Self {
         let options = EndpointOptions { hello: hello.to_vec(), ring_bytes };
-        let endpoint = Endpoint::new(site.transport, options);
-        Self { endpoint, rest: site.rest, seen: Vec::new(), address: site.address }
+        let Site { transport, rest, address, carrier } = site;
+        Self {
+            endpoint: Endpoint::new(transport, options),
+            rest,
+            seen: Vec::new(),
+            address,
+            carrier,
+        }
     }
 
     fn turn(&mut self) {
@@ -217,6 +229,8 @@ fn join<T: Transport>(a: &mut Node<T>, b: &mut Node<T>, address: &str) -> (LaneI
         a.up().is_some() && b.up().is_some()
     });
     let lanes = (a.up().expect("seen"), b.up().expect("seen"));
+    assert_eq!(a.endpoint.transport().carrier(lanes.0), a.carrier);
+    assert_eq!(b.endpoint.transport().carrier(lanes.1), b.carrier);
     a.seen.clear();
     b.seen.clear();
     lanes

@@ -35,6 +35,7 @@ pub mod carrier;
 pub mod conformance;
 pub mod contract;
 pub mod endpoint;
+pub mod gauge;
 
 pub mod lanes;
 pub mod local;
@@ -50,5 +51,6 @@ pub use contract::{
 };
 pub use endpoint::{Endpoint, EndpointOptions, Event, SendError, Turn};
 
+pub use gauge::TrafficGauge;
 pub use local::{LocalNet, LocalTransport};
 pub use memory::{HeapMemory, Memory};

@@ -370,7 +370,7 @@ mod tests {
         let net = LocalNet::new();
         move || {
             let transport = net.transport(Arc::new(Nobody));
-            Site { transport, rest: Box::new(|| {}), address: ADDRESS }
+            Site { transport, rest: Box::new(|| {}), address: ADDRESS, carrier: None }
         }
     }
 

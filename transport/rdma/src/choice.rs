@@ -8,6 +8,7 @@ pub enum Choice {
     Auto,
     /// TCP only.
     Tcp,
-    /// RDMA only: a lane that is dialled and cannot be one over RDMA goes down.
+    /// RDMA for each pair of nodes that can, also on adapters made of software; TCP where one of the two
+    /// cannot. A lane that both can have, and whose first write does not arrive in time, goes down.
     Rdma,
 }

@@ -33,7 +33,7 @@ struct Exposure {
 }
 
 struct Leaving {
-    _registrations: Vec<Rc<Registration>>,
+    registrations: Vec<Rc<Registration>>,
     /// Lanes whose peers may still write to it.
     lanes: Vec<LaneId>,
     until: Instant,
@@ -114,7 +114,7 @@ impl Exposures {
         let registrations = gone.registrations.clone();
         if !registrations.is_empty() && !lanes.is_empty() {
             let until = Instant::now() + LEAVE_TIME;
-            let leaving = Leaving { _registrations: gone.registrations, lanes, until };
+            let leaving = Leaving { registrations: gone.registrations, lanes, until };
             self.leaving.insert(region.0, leaving);
         }
         registrations
@@ -150,6 +150,15 @@ impl Exposures {
             if exposure.access == Access::Lane(lane) {
                 exposure.registrations.clear();
             }
+        }
+    }
+
+    /// Lets go of an adapter; no lane uses it any more.
+    pub(crate) fn forget(&mut self, device: &Rc<Device>) {
+        let exposed = self.exposed.values_mut().map(|exposure| &mut exposure.registrations);
+        let leaving = self.leaving.values_mut().map(|leaving| &mut leaving.registrations);
+        for registrations in exposed.chain(leaving) {
+            registrations.retain(|registration| !registration.is_of(device));
         }
     }
 

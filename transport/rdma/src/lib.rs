@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 use halfmoon_reactor::SharedReactor;
 
+#[cfg(feature = "verbs")]
+mod alarm;
 mod choice;
 #[cfg(feature = "verbs")]
 mod deal;
@@ -92,6 +94,27 @@ pub fn device_of(address: IpAddr) -> Option<String> {
         None
     };
 }
+
+/// Why no lane of this machine's nodes can be one over RDMA, in words for whoever built it in; `None` if
+/// there may be some, or none is wanted.
+#[must_use]
+pub fn lacking(choice: Choice) -> Option<String> {
+    #[cfg(feature = "verbs")]
+    return match (choice, verbs::devices()) {
+        (Choice::Tcp, _) => None,
+        (_, Err(why)) => Some(why.to_string()),
+        (_, Ok(devices)) => place::usable(devices, choice).is_empty().then(|| NO_DEVICE.to_owned()),
+    };
+    #[cfg(not(feature = "verbs"))]
+    return {
+        let _ = choice;
+        None
+    };
+}
+
+/// What is said where no adapter can be used.
+#[cfg(feature = "verbs")]
+const NO_DEVICE: &str = "this machine has no RDMA device";
 
 /// An address of an adapter of this machine: lanes between such addresses can be ones over RDMA.
 ///

@@ -106,6 +106,15 @@ fn load() -> Result<Library, Missing> {
     unsafe { Library::find(handle) }
 }
 
+/// A string of the library's.
+///
+/// # Safety
+/// `text` is a string that ends with a zero byte.
+pub(crate) unsafe fn owned(text: *const c_char) -> String {
+    // SAFETY: so says the caller.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
 /// The error of a call that returned null.
 pub(crate) fn last_error<T>(pointer: *mut T) -> io::Result<NonNull<T>> {
     NonNull::new(pointer).ok_or_else(io::Error::last_os_error)

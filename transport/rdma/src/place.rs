@@ -1,10 +1,14 @@
 //! Where an adapter is in the network, as the kernel tells it in files.
 
+use std::cell::Cell;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::choice::Choice;
 use crate::verbs::Device;
 
 /// Where the kernel lists adapters.
@@ -29,6 +33,27 @@ pub(crate) struct Place {
     pub(crate) mtu: u8,
 }
 
+/// Where programs open an adapter, as the kernel tells it.
+pub(crate) struct Door {
+    path: PathBuf,
+    inode: u64,
+    /// The adapter has said itself that it is over.
+    pub(crate) is_shut: Cell<bool>,
+}
+
+impl Door {
+    pub(crate) fn at(path: PathBuf) -> io::Result<Self> {
+        let inode = fs::metadata(&path)?.ino();
+        Ok(Self { path, inode, is_shut: Cell::new(false) })
+    }
+
+    /// Whether it is there, and no other has come in its place.
+    pub(crate) fn is_there(&self) -> bool {
+        let same = |found: fs::Metadata| found.ino() == self.inode;
+        !self.is_shut.get() && fs::metadata(&self.path).is_ok_and(same)
+    }
+}
+
 /// Port and index of an address, if the adapter has it.
 pub(crate) fn find(device: &str, gid: &[u8; 16]) -> Option<(u8, u8)> {
     let found = find_in(&ports_of(device), |octets| octets == gid);
@@ -49,9 +74,18 @@ pub(crate) fn any_address(devices: &[Rc<Device>]) -> Result<IpAddr, String> {
         .ok_or_else(|| "no RDMA device here works and has an IPv4 address (RoCE v2)".to_owned())
 }
 
+/// The adapters that may be used. Some write a word of eight bytes in parts: see the decision on what a
+/// lane relies on. Who wants one all the same has to say so.
+pub(crate) fn usable(mut devices: Vec<Rc<Device>>, choice: Choice) -> Vec<Rc<Device>> {
+    if choice == Choice::Auto {
+        devices.retain(|device| is_hardware(device.name()));
+    }
+    devices
+}
+
 /// Whether an adapter is a device of the machine. Software that acts as one stands on a network
 /// interface and has no device of its own.
-pub(crate) fn is_hardware(device: &str) -> bool {
+fn is_hardware(device: &str) -> bool {
     let folder = Path::new(DEVICES).join(device);
     folder.join("device").exists() && !folder.join("parent").exists()
 }
@@ -94,6 +128,19 @@ fn find_in(ports: &Path, will_do: impl Fn(&[u8; 16]) -> bool) -> Option<(u8, u8,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_adapter_that_is_removed_is_noticed_also_when_another_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uverbs0");
+        fs::create_dir(&path).unwrap();
+        let door = Door::at(path.clone()).unwrap();
+        assert!(door.is_there());
+        fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        assert!(!door.is_there());
+        fs::create_dir(&path).unwrap();
+        assert!(!door.is_there());
+    }
 
     #[test]
     fn an_address_is_found_behind_others_and_empty_places_and_only_of_the_right_kind() {

@@ -2,6 +2,7 @@
 
 mod acts;
 mod begin;
+mod gone;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use halfmoon_transport::{
     Occurrence, PostError, RegionId, RemoteSpan, Share, Source, Token, Traffic, Transport,
 };
 
+use crate::alarm::Alarm;
 use crate::choice::Choice;
 use crate::exposures::Exposures;
 use crate::link::{Link, News};
@@ -46,6 +48,10 @@ pub struct Rdma {
     none: Option<NoRdma>,
     /// Why lanes are not ones over RDMA, as far as it is known of each by itself.
     instead: BTreeMap<LaneId, NoRdma>,
+    /// `None`: there are no devices, and will be none.
+    alarm: Option<Alarm>,
+    /// When it is looked next whether the devices are there.
+    look_at: Instant,
     /// Lanes that are, or may become, ones over RDMA. A lane that is not here is one over TCP.
     lanes: BTreeMap<LaneId, Lane>,
     /// What was dialled, of lanes that may become ones over RDMA.
@@ -63,6 +69,8 @@ pub struct Rdma {
     news: Vec<News>,
     /// Bytes of writes that were posted on links.
     bytes: u64,
+    /// Bytes that were written over TCP to decide what lanes go over.
+    met_bytes: u64,
 }
 
 struct Lane {
@@ -104,7 +112,7 @@ impl Rdma {
     /// A transport without lanes. Says in one line what it does when there is no adapter to use.
     #[must_use]
     pub fn new(reactor: SharedReactor, choice: Choice) -> Self {
-        let (devices, none) = match choice {
+        let (mut devices, none) = match choice {
             Choice::Tcp => (Vec::new(), Some(NoRdma::NotWanted)),
             Choice::Auto | Choice::Rdma => match open_devices(choice) {
                 Ok(devices) => (devices, None),
@@ -114,9 +122,17 @@ impl Rdma {
         let user = reactor.borrow_mut().register();
         let watched = Rc::new(RefCell::new(Watched::default()));
         reactor.borrow_mut().watch(watched.clone());
-        for (index, device) in devices.iter().enumerate() {
-            let op = Op::Readable(Arc::clone(device.events()));
-            reactor.borrow_mut().start(user, index as u64, op);
+        let alarm = match Alarm::of(&devices) {
+            Ok(alarm) => Some(alarm),
+            Err(error) => {
+                tracing::warn!(%error, "RDMA devices cannot be waited for: lanes go over TCP");
+                devices.clear();
+                None
+            }
+        };
+        if let Some(alarm) = &alarm {
+            let op = Op::Readable(Arc::clone(alarm.descriptor()));
+            reactor.borrow_mut().start(user, 0, op);
         }
         Self {
             tcp: Tcp::new(reactor.clone()),
@@ -126,6 +142,8 @@ impl Rdma {
             devices,
             none,
             instead: BTreeMap::new(),
+            alarm,
+            look_at: Instant::now(),
             lanes: BTreeMap::new(),
             dialled: BTreeMap::new(),
             exposures: Exposures::default(),
@@ -136,6 +154,7 @@ impl Rdma {
             heard: Vec::new(),
             news: Vec::new(),
             bytes: 0,
+            met_bytes: 0,
         }
     }
 
@@ -147,16 +166,16 @@ impl Rdma {
 
     /// Takes the events of the adapters, and asks to be told of the next.
     fn take_events(&mut self) {
-        loop {
-            let done = self.reactor.borrow_mut().take(self.user);
-            let Some(done) = done else { return };
-            let device = usize::try_from(done.token).ok().and_then(|index| self.devices.get(index));
-            let Some(device) = device else { continue };
-            let watched = &self.watched;
-            device.take_events(|key| watched.borrow_mut().fired(LaneId::from_raw(key)));
-            let op = Op::Readable(Arc::clone(device.events()));
-            self.reactor.borrow_mut().start(self.user, done.token, op);
+        let done = self.reactor.borrow_mut().take(self.user);
+        let (Some(_), Some(alarm)) = (done, &self.alarm) else { return };
+        for device in &self.devices {
+            let fired = |key| self.watched.borrow_mut().fired(LaneId::from_raw(key));
+            if !device.take_events(fired) {
+                self.look_at = Instant::now();
+            }
         }
+        let op = Op::Readable(Arc::clone(alarm.descriptor()));
+        self.reactor.borrow_mut().start(self.user, 0, op);
     }
 
     /// The lane is of no use any more: its queue pair is gone at once, and the connection with it.
@@ -254,22 +273,17 @@ impl Rdma {
 
 /// The adapters that may be used. Says in one line which, or why none.
 fn open_devices(choice: Choice) -> Result<Vec<Rc<Device>>, NoRdma> {
-    let mut devices = verbs::devices().map_err(|why| {
+    let all = verbs::devices().map_err(|why| {
         tracing::info!(%why, "no RDMA here: lanes go over TCP");
         NoRdma::NoLibrary
     })?;
-    let all = devices.len();
-    // Some of them write a word of eight bytes in parts: see the decision on what a lane relies on.
-    // Who wants one all the same has to say so.
-    if choice == Choice::Auto {
-        devices.retain(|device| place::is_hardware(device.name()));
-    }
+    let why = if all.is_empty() { NoRdma::NoDevice } else { NoRdma::SoftwareOnly };
+    let devices = place::usable(all, choice);
     let names: Vec<&str> = devices.iter().map(|device| device.name()).collect();
     if !names.is_empty() {
         tracing::info!(?names, "RDMA devices");
         return Ok(devices);
     }
-    let why = if all == 0 { NoRdma::NoDevice } else { NoRdma::SoftwareOnly };
     tracing::info!(%why, "no RDMA here: lanes go over TCP");
     Err(why)
 }
@@ -282,7 +296,7 @@ impl Transport for Rdma {
     fn dial(&mut self, address: &str) -> Result<LaneId, DialError> {
         let lane = self.tcp.dial(address)?;
         let is_shunned = self.shunned.get(address).is_some_and(|until| *until > Instant::now());
-        if self.choice == Choice::Rdma || !self.devices.is_empty() && !is_shunned {
+        if !self.devices.is_empty() && (self.choice == Choice::Rdma || !is_shunned) {
             self.dialled.insert(lane, address.to_owned());
         } else if is_shunned {
             self.instead.insert(lane, NoRdma::FailedBefore);
@@ -352,6 +366,7 @@ impl Transport for Rdma {
 
     fn poll(&mut self, occurrences: &mut Vec<Occurrence>) {
         self.take_events();
+        self.let_go();
         self.hear_tcp();
         self.hear_meetings();
         self.hear_links();
@@ -367,6 +382,7 @@ impl Transport for Rdma {
         let mut traffic = self.tcp.traffic();
         // Their connections are up as well, and carry nothing.
         traffic.tcp.lanes = traffic.tcp.lanes.saturating_sub(lanes);
+        traffic.tcp.bytes -= self.met_bytes;
         traffic.rdma = Share { lanes, bytes: self.bytes };
         traffic
     }

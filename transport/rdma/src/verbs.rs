@@ -5,7 +5,7 @@
 //! objects hold the device that they belong to; and all of them stay on one thread, because they are
 //! joined by `Rc`.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -22,9 +22,9 @@ use rdma_sys::{
 };
 
 use crate::deal::End;
-use crate::library::{Library, Missing, checked, last_error, library, prefer_huge_pages};
+use crate::library::{Library, Missing, checked, last_error, library, owned, prefer_huge_pages};
 use crate::note::NOTE_BYTES;
-use crate::place::Place;
+use crate::place::{Door, Place};
 use crate::work::{Finished, What, Work};
 
 /// Most work that a queue pair has to do at once, and most notes that it has room for.
@@ -57,6 +57,7 @@ pub(crate) struct Device {
     /// A descriptor of the channel of our own.
     events: Arc<OwnedFd>,
     name: String,
+    pub(crate) door: Door,
 }
 
 /// Whether the peer may write to registered memory.
@@ -117,12 +118,12 @@ pub(crate) fn devices() -> Result<Vec<Rc<Device>>, Missing> {
 
 impl Device {
     fn open(library: &'static Library, device: *mut ibv_device) -> io::Result<Self> {
-        // SAFETY: `device` is of a list that was not freed yet; the name is a string.
-        let (name, context) = unsafe {
-            let name = CStr::from_ptr((library.ibv_get_device_name)(device));
-            (name.to_string_lossy().into_owned(), (library.ibv_open_device)(device))
+        // SAFETY: `device` is of a list that was not freed yet; name and path are strings.
+        let (name, path, context) = unsafe {
+            let path = owned((*device).dev_path.as_ptr());
+            (owned((library.ibv_get_device_name)(device)), path, (library.ibv_open_device)(device))
         };
-        let context = last_error(context)?;
+        let (context, door) = (last_error(context)?, Door::at(path.into())?);
         let raw = context.as_ptr();
         // SAFETY: the context is open. Each of the two is given back in `drop`.
         let (domain, channel) =
@@ -133,15 +134,9 @@ impl Device {
         // SAFETY: the channel was just made, and its descriptor is open while it is.
         let events = unsafe { BorrowedFd::borrow_raw((*channel.as_ptr()).fd) };
         let events = Arc::new(events.try_clone_to_owned()?);
-        // SAFETY: the descriptor is open; the flag belongs to both of its copies.
-        let flagged = unsafe {
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&*events);
-            libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK)
-        };
-        if flagged != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { library, context, domain, channel, events, name })
+        // Of both copies: the flag belongs to what they stand for.
+        rustix::io::ioctl_fionbio(&events, true)?;
+        Ok(Self { library, context, domain, channel, events, name, door })
     }
 
     /// Its name.
@@ -154,8 +149,9 @@ impl Device {
         &self.events
     }
 
-    /// Takes the events, with the key of the queue that each is of.
-    pub(crate) fn take_events(&self, mut take: impl FnMut(u64)) {
+    /// Takes the events, with the key of the queue that each is of. `false`: there will be none any more,
+    /// and its descriptor can be read for ever.
+    pub(crate) fn take_events(&self, mut take: impl FnMut(u64)) -> bool {
         loop {
             let (mut queue, mut key) = (ptr::null_mut(), ptr::null_mut());
             // SAFETY: the channel is open and does not block; the pointers are to variables of ours.
@@ -163,7 +159,9 @@ impl Device {
                 (self.library.ibv_get_cq_event)(self.channel.as_ptr(), &raw mut queue, &raw mut key)
             };
             if code != 0 {
-                return;
+                let is_open = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
+                self.door.is_shut.set(!is_open);
+                return is_open;
             }
             // SAFETY: the kernel tells only of queues that exist, and all queues of this channel
             // stay on this thread, so none was destroyed since.
@@ -508,6 +506,17 @@ mod tests {
             }
             // SAFETY: the context is open, and its table is used on this thread only.
             unsafe { (*self.context.as_ptr()).ops.poll_cq = Some(refuse) };
+        }
+
+        /// From now on nothing can be read from its descriptor, as when its driver is gone.
+        pub(crate) fn deafen(&self) {
+            let folder = std::fs::File::open("/").unwrap();
+            // SAFETY: both descriptors are open, and the channel keeps its number.
+            let done = unsafe {
+                let fd = std::os::fd::AsRawFd::as_raw_fd(&folder);
+                libc::dup2(fd, (*self.channel.as_ptr()).fd)
+            };
+            assert!(done >= 0, "{}", io::Error::last_os_error());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use halfmoon_rdma::{Choice, Rdma};
 use halfmoon_reactor::{Options, Reactor};
+use halfmoon_transport::Carrier;
 use halfmoon_transport::conformance::Site;
 
 /// The address of an adapter, which `cargo xtask rdma` makes and names.
@@ -22,7 +23,8 @@ fn world() -> impl FnMut() -> Site<Rdma> {
         let reactor = Reactor::shared(Options::default()).unwrap();
         let transport = Rdma::new(reactor.clone(), Choice::Rdma);
         let rest = move || reactor.borrow_mut().wait(Duration::from_millis(1)).unwrap();
-        Site { transport, rest: Box::new(rest), address: address() }
+        let carrier = Some(Carrier::Rdma);
+        Site { transport, rest: Box::new(rest), address: address(), carrier }
     }
 }
 

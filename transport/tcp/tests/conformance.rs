@@ -6,6 +6,7 @@ use std::time::Duration;
 use halfmoon_reactor::{Backend, Options, Reactor};
 use halfmoon_tcp::Tcp;
 use halfmoon_transport::conformance::{ADDRESS, Site};
+use halfmoon_transport::{Carrier, NoRdma};
 
 fn world(backend: Backend) -> impl FnMut() -> Site<Tcp> {
     move || {
@@ -13,7 +14,8 @@ fn world(backend: Backend) -> impl FnMut() -> Site<Tcp> {
         let reactor = Reactor::shared(options).unwrap();
         let transport = Tcp::new(reactor.clone());
         let rest = move || reactor.borrow_mut().wait(Duration::from_millis(1)).unwrap();
-        Site { transport, rest: Box::new(rest), address: ADDRESS }
+        let carrier = Some(Carrier::Tcp(NoRdma::NotBuilt));
+        Site { transport, rest: Box::new(rest), address: ADDRESS, carrier }
     }
 }
 

@@ -45,7 +45,7 @@ impl Rdma {
     }
 
     /// A link has failed. Before the lane is up that says only that it is to be one over TCP.
-    fn lost(&mut self, lane: LaneId, reason: DownReason) {
+    pub(super) fn lost(&mut self, lane: LaneId, reason: DownReason) {
         let is_met = self.lanes.get(&lane).is_some_and(|found| found.meeting.is_some());
         if is_met && reason != DownReason::Corrupt {
             tracing::info!(%lane, %reason, "no RDMA on this lane");

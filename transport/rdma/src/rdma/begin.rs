@@ -68,9 +68,8 @@ impl Rdma {
         let found = self.lanes.get_mut(&lane);
         let (Some(theirs), Some(found)) = (theirs, found.filter(|found| found.meeting.is_some()))
         else {
-            let is_dialler = self.lanes.get(&lane).is_some_and(|found| found.dialled.is_some());
             self.over_tcp(lane);
-            return self.greet_above(lane, greeting, !is_dialler);
+            return self.occurrences.push(Occurrence::Greeted { lane, greeting });
         };
         let is_dialler = found.dialled.is_some();
         let time = if is_dialler { DECIDE_TIME } else { WAIT_TIME };
@@ -115,7 +114,9 @@ impl Rdma {
 
     fn say(&mut self, lane: LaneId, deal: Deal) {
         if let Some(meeting) = self.lanes.get_mut(&lane).and_then(|found| found.meeting.as_mut()) {
+            let before = self.tcp.traffic().tcp.bytes;
             meeting.say(&mut self.tcp, lane, deal);
+            self.met_bytes += self.tcp.traffic().tcp.bytes - before;
         }
     }
 
@@ -141,7 +142,6 @@ impl Rdma {
     fn decided(&mut self, lane: LaneId, rdma: bool) {
         let Some(found) = self.lanes.get_mut(&lane) else { return };
         let Some(meeting) = found.meeting.take() else { return };
-        let is_dialler = found.dialled.is_some();
         self.tcp.withdraw(meeting.region);
         if rdma {
             if let Some(wired) = &mut found.link {
@@ -152,26 +152,21 @@ impl Rdma {
         } else {
             self.over_tcp(lane);
         }
-        self.greet_above(lane, meeting.greeting, rdma || !is_dialler);
+        self.occurrences.push(Occurrence::Greeted { lane, greeting: meeting.greeting });
     }
 
     /// The lane is one over TCP from now on.
     fn over_tcp(&mut self, lane: LaneId) {
         self.watched.borrow_mut().remove(lane);
-        if let Some(meeting) = self.lanes.remove(&lane).and_then(|found| found.meeting) {
-            self.tcp.withdraw(meeting.region);
+        if let Some(found) = self.lanes.remove(&lane) {
+            if self.choice == Choice::Rdma && found.dialled.is_some() {
+                tracing::warn!(%lane, "RDMA was asked for and cannot be had: the lane is one over TCP");
+            }
+            if let Some(meeting) = found.meeting {
+                self.tcp.withdraw(meeting.region);
+            }
         }
         self.exposures.lane_is_tcp(lane);
-    }
-
-    /// Tells the layer above that the lane carries writes, unless it was dialled from here and is not
-    /// what was asked for. Who accepts a lane takes it as it comes.
-    fn greet_above(&mut self, lane: LaneId, greeting: Vec<u8>, as_wanted: bool) {
-        if !as_wanted && self.choice == Choice::Rdma {
-            tracing::warn!(%lane, "RDMA was asked for and cannot be had: the lane goes down");
-            return self.tcp.close(lane, DownReason::Lost(io::ErrorKind::Unsupported));
-        }
-        self.occurrences.push(Occurrence::Greeted { lane, greeting });
     }
 
     /// Takes what peers say of lanes that are not decided.
@@ -285,7 +280,11 @@ impl Rdma {
             if self.lanes.get(&lane).is_some_and(|found| found.dialled.is_some()) {
                 tracing::info!(%lane, "the first write over RDMA did not arrive in time");
                 self.instead.insert(lane, NoRdma::Late);
-                self.decide(lane, false);
+                match self.choice {
+                    // Both could: they try again.
+                    Choice::Rdma => self.fail(lane, DownReason::Lost(io::ErrorKind::TimedOut)),
+                    Choice::Auto | Choice::Tcp => self.decide(lane, false),
+                }
             } else {
                 self.fail(lane, DownReason::Silent);
             }

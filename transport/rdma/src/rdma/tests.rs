@@ -68,6 +68,10 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 fn listening() -> (Node, String) {
     let host = std::env::var("HALFMOON_TEST_RDMA").expect("`cargo xtask rdma` runs these tests");
+    listening_at(&host)
+}
+
+fn listening_at(host: &str) -> (Node, String) {
     let mut node = Node::new();
     let address = node.transport.listen(&format!("{host}:0")).unwrap();
     (node, address)
@@ -265,6 +269,106 @@ fn a_peer_whose_lane_was_closed_writes_nothing_any_more() {
     // What the same adapter does later is done.
     works(&mut friend, friend_to_node, &mut node, to_friend);
     assert!(bytes_of(&memory).iter().all(|byte| *byte == 0));
+}
+
+/// A device of its own for a test that removes it, and the address of it.
+struct OwnDevice;
+
+impl OwnDevice {
+    const ADDRESS: &str = "10.9.1.1";
+
+    fn new() -> Self {
+        for made in [
+            "ip link add own0 type veth peer name own1",
+            "ip addr add 10.9.1.1/24 dev own0",
+            "ip link set own0 up",
+            "ip link set own1 up",
+            "rdma link add rxe_own type rxe netdev own0",
+        ] {
+            assert!(command(made).status().unwrap().success(), "{made}");
+        }
+        Self
+    }
+
+    fn removal() -> std::process::Command {
+        command("rdma link delete rxe_own")
+    }
+}
+
+impl Drop for OwnDevice {
+    fn drop(&mut self) {
+        // A device goes with its interface, if it is still there.
+        command("ip link delete own0").status().unwrap();
+    }
+}
+
+fn command(line: &str) -> std::process::Command {
+    let mut words = line.split(' ');
+    let mut command = std::process::Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+#[test]
+fn a_device_that_is_removed_is_let_go_its_lanes_go_down_and_the_next_are_ones_over_tcp() {
+    let own = OwnDevice::new();
+    let (mut node, address) = listening_at(OwnDevice::ADDRESS);
+    let (mut peer, to_node, to_peer) = peer(&mut node, &address);
+    works(&mut peer, to_node, &mut node, to_peer);
+    peer.seen.clear();
+    let mut removal = OwnDevice::removal().spawn().unwrap();
+    let mut removed = None;
+    until("the end of the removal, which waits for all who use the device", || {
+        peer.turn();
+        node.turn();
+        removed = removal.try_wait().unwrap();
+        removed.is_some()
+    });
+    assert!(removed.unwrap().success());
+    // Whoever is first to end its side, the other has it from the device or from the connection.
+    let reason = DownReason::Lost(std::io::ErrorKind::NetworkDown);
+    let reasons = [peer.down(to_node).cloned(), node.down(to_peer).cloned()];
+    assert!(reasons.contains(&Some(reason)), "{reasons:?}");
+    assert!(reasons.iter().all(Option::is_some), "{reasons:?}");
+    let before = node.transport.traffic();
+    assert_eq!((before.tcp.bytes, before.rdma.lanes), (0, 0));
+    peer.seen.clear();
+    node.seen.clear();
+    let to_node = peer.transport.dial(&address).unwrap();
+    peer.transport.greet(to_node, b"peer");
+    let mut to_peer = None;
+    until("both greetings", || {
+        peer.turn();
+        node.turn();
+        if let Some(Occurrence::Incoming { lane }) = node.seen.first().cloned() {
+            node.seen.clear();
+            node.transport.greet(lane, b"node");
+            to_peer = Some(lane);
+        }
+        !peer.seen.is_empty() && to_peer.is_some() && !node.seen.is_empty()
+    });
+    assert!(!peer.transport.is_rdma(to_node) && !node.transport.is_rdma(to_peer.unwrap()));
+    assert_eq!(node.transport.traffic().tcp.lanes, 1);
+    drop(own);
+}
+
+#[test]
+fn a_device_that_tells_of_no_more_events_is_let_go_at_once() {
+    let (mut node, address) = listening();
+    let (mut peer, to_node, to_peer) = peer(&mut node, &address);
+    node.transport.devices[0].deafen();
+    // Nothing else than an event may make it look.
+    node.transport.look_at = Instant::now() + Duration::from_secs(3600);
+    let wired = peer.transport.lanes.get_mut(&to_node).unwrap().link.as_mut().unwrap();
+    wired.link.note_without_count();
+    until("the end of the lane", || {
+        node.turn();
+        peer.turn();
+        node.down(to_peer).is_some()
+    });
+    let reason = DownReason::Lost(std::io::ErrorKind::NetworkDown);
+    assert_eq!(node.down(to_peer), Some(&reason));
+    assert!(node.transport.devices.is_empty());
 }
 
 #[test]
