@@ -65,7 +65,7 @@ pub(crate) struct PassedOn {
     verbose: u8,
     log: Option<String>,
     config: Option<PathBuf>,
-    transport: Option<Transport>,
+    pub(crate) transport: Option<Transport>,
     polling: Option<PollingName>,
 }
 
@@ -187,7 +187,7 @@ pub(crate) struct Machine {
     pub(crate) log_table_mib: u32,
 
     /// What nodes talk over: RDMA where both have an adapter, and TCP elsewhere; TCP only; or RDMA
-    /// only, and then they listen on the address of this machine's adapter.
+    /// also on adapters made of software, and then they listen on the address of this machine's adapter.
     #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
     pub(crate) transport: Transport,
 
@@ -271,7 +271,7 @@ pub(crate) enum Transport {
     Auto,
     /// TCP only.
     Tcp,
-    /// RDMA only.
+    /// The same, also on adapters made of software; where there is none, a warning says so.
     Rdma,
 }
 
@@ -335,7 +335,7 @@ pub(crate) struct Demo {
     /// happened; others are cut off from the rest, in one direction or both, for as long; and a storage
     /// node loses its disk and is replaced by a spare. In the end the disks of all storage nodes are
     /// checked as `halfmoon verify` does. Nodes dial each other through relays then, which takes some
-    /// time; with RDMA only there are none, and nobody is cut off.
+    /// time; with `--transport rdma` there are none, and nobody is cut off.
     #[arg(long)]
     pub(crate) chaos: bool,
 
@@ -348,7 +348,7 @@ pub(crate) struct Demo {
         value_parser = clap::value_parser!(u32).range(SEGMENT_MIBS))]
     pub(crate) segment_mib: u32,
 
-    /// What nodes talk over; RDMA only has them listen on the address of this machine's adapter.
+    /// What nodes talk over; `rdma` has them listen on the address of this machine's adapter.
     #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
     pub(crate) transport: Transport,
 }

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod lanes;
 mod layout;
 mod logging;
 mod notify;

@@ -1,6 +1,7 @@
 //! Runs roles: one in this process until it is asked to stop, or all of them as threads.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +9,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use halfmoon_bench::cluster::{Cluster, Joining, Part};
+use halfmoon_bench::cluster::{Carried, Cluster, Joining, Part};
 use halfmoon_bench::partition::Way;
 use halfmoon_meta::{Durability, MetaStore, cluster, nodes};
 use halfmoon_rdma::Choice;
 use halfmoon_reactor::Polling;
+use halfmoon_transport::TrafficGauge;
 use halfmoon_wire::{NodeId, Role};
 
 use crate::cli::{Machine, RoleName, Run, Transport};
+use crate::lanes::{self, LanesFile};
 use crate::layout::{self, EnginePorts, Founded, Layout};
 use crate::{notify, stop};
 
@@ -86,15 +89,21 @@ impl From<RoleName> for Role {
     }
 }
 
-/// Any port of an address: of what was asked for, else of this machine only, or of its adapter where
-/// nothing but RDMA will do.
-fn listen(asked: Option<SocketAddr>, transport: Transport) -> anyhow::Result<SocketAddr> {
-    let adapter = match transport {
-        Transport::Rdma => Some(halfmoon_rdma::address().map_err(anyhow::Error::msg)?),
-        Transport::Auto | Transport::Tcp => None,
-    };
-    let address = adapter.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    Ok(asked.unwrap_or(SocketAddr::new(address, 0)))
+/// What was asked for; else any port of this machine only, or of its adapter where RDMA is asked for.
+pub(crate) fn listen(
+    asked: Option<SocketAddr>,
+    transport: Transport,
+) -> anyhow::Result<SocketAddr> {
+    match (asked, transport) {
+        (Some(asked), _) => Ok(asked),
+        (None, Transport::Rdma) => {
+            let adapter = halfmoon_rdma::address().map_err(anyhow::Error::msg)?;
+            Ok(SocketAddr::new(adapter, 0))
+        }
+        (None, Transport::Auto | Transport::Tcp) => {
+            Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
+        }
+    }
 }
 
 impl From<Transport> for Choice {
@@ -110,7 +119,7 @@ impl From<Transport> for Choice {
 /// Where a node is and what it listens on.
 struct Place {
     node: NodeId,
-    data_dir: std::path::PathBuf,
+    data_dir: PathBuf,
     listen: SocketAddr,
     /// What others are told instead: where this node takes lanes or, as an engine, requests.
     advertise: Option<SocketAddr>,
@@ -131,6 +140,8 @@ fn run_role(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let Place { node, data_dir, listen, http, segment_mib, log_table_mib, .. } = place;
+    let traffic = Arc::<TrafficGauge>::default();
+    let _lanes = LanesFile::start(&data_dir, Arc::clone(&traffic))?;
     match role {
         RoleName::Sequencer => {
             let mut config = halfmoon_sequencer::Config::new(meta, node, listen.to_string());
@@ -139,6 +150,7 @@ fn run_role(
             config.places_max = (u64::from(log_table_mib) << 20) / halfmoon_sequencer::PLACE_BYTES;
             (config.transport, config.advertise) = (place.transport, place.advertise);
             config.reactor.spin = place.polling.spin();
+            config.traffic = traffic;
             halfmoon_sequencer::run(config, stop).context("the sequencer ended")
         }
         RoleName::Storage => {
@@ -153,6 +165,7 @@ fn run_role(
             let mut config = halfmoon_storage::Config::new(role, meta, listen.to_string());
             (config.transport, config.advertise) = (place.transport, place.advertise);
             config.spin = place.polling.spin();
+            config.traffic = traffic;
             halfmoon_storage::run(config, &stop).context("the storage node ended")
         }
         RoleName::Engine => {
@@ -160,6 +173,7 @@ fn run_role(
                 halfmoon_engine::Config::new(meta, node, data_dir, listen.to_string(), http);
             (config.transport, config.advertise) = (place.transport, place.advertise);
             config.reactor.spin = place.polling.spin();
+            config.traffic = traffic;
             halfmoon_engine::run(config, stop).context("the engine ended")
         }
     }
@@ -176,6 +190,8 @@ pub(crate) struct InProcess {
 struct Threads {
     founded: Founded,
     engines: u32,
+    /// Of all nodes.
+    directories: Vec<PathBuf>,
 }
 
 impl InProcess {
@@ -191,11 +207,12 @@ impl InProcess {
         let listen = listen(None, machine.transport)?;
         let stop = Arc::new(AtomicBool::new(false));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut threads = Vec::new();
+        let (mut threads, mut directories) = (Vec::new(), Vec::new());
         let mut start = |role: RoleName, name: &str, node: NodeId, http: SocketAddr| {
             let data_dir = layout.node(name, node);
             std::fs::create_dir_all(&data_dir)
                 .with_context(|| format!("cannot make {}", data_dir.display()))?;
+            directories.push(data_dir.clone());
             let meta = layout.open()?;
             // Threads of one process die together: nobody stands by.
             let (is_standby, suspect_ms) = (false, halfmoon_sequencer::SUSPECT_MS_DEFAULT);
@@ -227,7 +244,7 @@ impl InProcess {
         for node in layout.storage_nodes(&*founded.meta, machine.spares)? {
             start(RoleName::Storage, "storage", node, any)?;
         }
-        Ok(Self { stop, threads, cluster: Arc::new(Threads { founded, engines }) })
+        Ok(Self { stop, threads, cluster: Arc::new(Threads { founded, engines, directories }) })
     }
 
     /// The cluster, as benchmarks see it. Its parts cannot be killed one by one.
@@ -285,6 +302,14 @@ impl Cluster for Threads {
 
     fn joining(&self, node: u32) -> anyhow::Result<Joining> {
         Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
+    }
+
+    fn carried(&self) -> Carried {
+        let mut all = Carried::default();
+        for directory in &self.directories {
+            lanes::read(directory, std::process::id()).into_iter().for_each(|one| all.add(one));
+        }
+        all
     }
 
     fn kill_process(&self, _pid: u32) -> bool {

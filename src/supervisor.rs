@@ -1,5 +1,7 @@
 //! Keeps the nodes of a cluster on one machine running as child processes.
 
+mod parts;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,15 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use halfmoon_bench::cluster::{Cluster, Joining, Part};
-use halfmoon_bench::partition::{Cut, Relays, Way};
-use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
-use halfmoon_wire::{NodeId, Role};
-use rustix::process::{Pid, Signal};
+use halfmoon_bench::cluster::{Carried, Cluster};
+use halfmoon_bench::partition::Relays;
+use halfmoon_meta::cluster;
+use halfmoon_wire::NodeId;
 
-use crate::cli::PassedOn;
+use crate::cli::{PassedOn, Transport};
 use crate::layout::{self, EnginePorts, Founded, Layout};
-use crate::notify;
+use crate::{lanes, notify, roles};
 
 /// How often dead children are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -61,6 +62,8 @@ struct Shared {
     layout: Layout,
     founded: Founded,
     options: Options,
+    /// Where nodes listen. Their adapter may be gone when they are started again.
+    listen: SocketAddr,
     nodes: Mutex<Nodes>,
     /// In front of the nodes that others dial, if those are to be cut off.
     relays: Option<Relays>,
@@ -68,6 +71,8 @@ struct Shared {
 
 struct Nodes {
     by_id: BTreeMap<NodeId, Node>,
+    /// What the lanes of processes that have ended carried.
+    carried_before: Carried,
     stopping: bool,
 }
 
@@ -125,9 +130,12 @@ impl Supervisor {
         for (id, http) in options.ports.engines() {
             by_id.insert(id, Node::new(Kind::Engine, id, http));
         }
-        let nodes = Mutex::new(Nodes { by_id, stopping: false });
+        let carried_before = Carried::default();
+        let nodes = Mutex::new(Nodes { by_id, carried_before, stopping: false });
         let relays = options.relays.then(Relays::start).transpose()?;
-        let shared = Arc::new(Shared { binary, layout, founded, options, nodes, relays });
+        let listen = roles::listen(None, options.passed_on.transport.unwrap_or(Transport::Auto))?;
+        let shared = Shared { binary, layout, founded, options, listen, nodes, relays };
+        let shared = Arc::new(shared);
         let watched = Arc::clone(&shared);
         let watcher = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
             let mut follow_at = Instant::now() + FOLLOW_EVERY;
@@ -223,9 +231,16 @@ impl Shared {
         }
         nodes.by_id.retain(|_, node| !self.has_left(node));
         let sequencers = nodes.by_id.values().filter(|node| node.kind == Kind::Sequencer).count();
-        for node in nodes.by_id.values_mut() {
+        let Nodes { by_id, carried_before, .. } = &mut *nodes;
+        for node in by_id.values_mut() {
             if let Some(child) = &mut node.child {
-                match child.try_wait() {
+                let ended = child.try_wait();
+                if let Ok(Some(_)) = ended
+                    && let Some(carried) = self.carried_by(node)
+                {
+                    carried_before.add(carried.ended());
+                }
+                match ended {
                     Ok(None) => continue,
                     Ok(Some(status)) => node.ended(&status.to_string()),
                     Err(error) => node.ended(&error.to_string()),
@@ -291,34 +306,15 @@ impl Shared {
         !matches!(child.try_wait(), Ok(None))
     }
 
+    /// What the lanes of a node carry.
+    fn carried_by(&self, node: &Node) -> Option<Carried> {
+        let process = node.child.as_ref()?.id();
+        lanes::read(&self.layout.node(node.kind.name(), node.id), process)
+    }
+
     /// The sequencer that took the last epoch.
     fn in_charge(&self) -> Option<NodeId> {
         Some(cluster::read(&*self.founded.meta).ok()?.holder?.node())
-    }
-
-    /// Does something to the node of a part.
-    fn with_node<R>(
-        &self,
-        part: Part,
-        act: impl FnOnce(&mut Node) -> anyhow::Result<R>,
-    ) -> anyhow::Result<R> {
-        let id = self.id_of(part)?;
-        let mut nodes = self.lock();
-        act(nodes.by_id.get_mut(&id).context("no such node")?)
-    }
-
-    /// The node of a part.
-    fn id_of(&self, part: Part) -> anyhow::Result<NodeId> {
-        match part {
-            Part::Engine(index) => Ok(layout::engine(u32::try_from(index)?)),
-            Part::Storage(index) => cluster::read(&*self.founded.meta)?
-                .members
-                .nodes()
-                .get(index)
-                .copied()
-                .context("no such storage node"),
-            Part::Sequencer => self.in_charge().context("no sequencer is in charge"),
-        }
     }
 
     fn spawn(&self, node: &mut Node) -> anyhow::Result<Child> {
@@ -345,11 +341,13 @@ impl Shared {
         if node.kind == Kind::Sequencer {
             command.args(["--replace-after-s", &self.options.replace_after_s.to_string()]);
         }
+        let mut listen = self.listen;
         if let (Some(relays), Kind::Sequencer | Kind::Storage) = (&self.relays, node.kind) {
             let place = relays.place(node.id).context("no relay to be had")?;
-            command.args(["--listen", &place.listen.to_string()]);
+            listen = place.listen;
             command.args(["--advertise", &place.advertise.to_string()]);
         }
+        command.args(["--listen", &listen.to_string()]);
         if self.options.log_files {
             command.stderr(log_file(&directory.with_extension("log"))?);
         }
@@ -415,86 +413,4 @@ impl Node {
             tracing::warn!("{kind} {node} ended ({how}), starting it again");
         }
     }
-}
-
-impl Cluster for Shared {
-    fn engines(&self) -> usize {
-        self.lock().by_id.values().filter(|node| node.kind == Kind::Engine).count()
-    }
-
-    fn gateway(&self, engine: usize) -> Option<SocketAddr> {
-        let id = layout::engine(u32::try_from(engine).ok()?);
-        nodes::find(&*self.founded.meta, Role::Engine, id).ok()??.gateway
-    }
-
-    fn kill_for(&self, part: Part, down: Duration) -> anyhow::Result<()> {
-        self.with_node(part, |node| {
-            node.held_until = Instant::now() + down;
-            Ok(node.running()?.kill()?)
-        })
-    }
-
-    fn pause(&self, part: Part) -> anyhow::Result<u32> {
-        self.with_node(part, |node| {
-            let pid = node.running()?.id();
-            anyhow::ensure!(signal(pid, Signal::STOP), "process {pid} is gone");
-            Ok(pid)
-        })
-    }
-
-    fn resume(&self, pid: u32) -> anyhow::Result<()> {
-        anyhow::ensure!(signal(pid, Signal::CONT), "process {pid} is gone");
-        Ok(())
-    }
-
-    fn cut(&self, part: Part, way: Way) -> anyhow::Result<bool> {
-        let Some(relays) = &self.relays else { return Ok(false) };
-        relays.set(Some(Cut { node: self.id_of(part)?, way }));
-        Ok(true)
-    }
-
-    fn mend(&self) {
-        self.relays.iter().for_each(|relays| relays.set(None));
-    }
-
-    fn lose_storage(&self, index: usize) -> anyhow::Result<u32> {
-        let members = cluster::read(&*self.founded.meta)?.members.nodes();
-        let node = *members.get(index).context("no such storage node")?;
-        let directory = self.layout.node(Kind::Storage.name(), node);
-        std::fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-        // It may have ended by itself, for want of its directory.
-        if let Err(error) =
-            self.with_node(Part::Storage(index), |node| Ok(node.running()?.kill()?))
-        {
-            tracing::debug!(%error, %node, "not killed");
-        }
-        Ok(node.0)
-    }
-
-    fn replace_storage(&self, old: u32) -> anyhow::Result<u32> {
-        let meta = &*self.founded.meta;
-        let (info, used) = (cluster::read(meta)?, disks::list(meta)?);
-        let is_spare = |entry: &NodeEntry| {
-            let node = entry.node();
-            entry.role() == Role::Storage && !info.has_part(node) && !used.contains(&node)
-        };
-        let new = nodes::list(meta)?.into_iter().find(is_spare).context("no spare runs")?.node();
-        cluster::replace_member(meta, NodeId(old), new)?;
-        Ok(new.0)
-    }
-
-    fn joining(&self, node: u32) -> anyhow::Result<Joining> {
-        Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
-    }
-
-    fn kill_process(&self, pid: u32) -> bool {
-        signal(pid, Signal::KILL)
-    }
-}
-
-/// Whether there was a process to be signalled.
-fn signal(pid: u32, signal: Signal) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
 }

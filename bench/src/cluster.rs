@@ -9,6 +9,7 @@ use bytes::Bytes;
 use halfmoon_meta::ClusterInfo;
 use halfmoon_wire::NodeId;
 use hyper::Method;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::http::{Call, Client, Reply, RequestError};
@@ -51,6 +52,42 @@ impl Joining {
     }
 }
 
+/// What the lanes of a cluster's nodes carry, all of them together.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+pub struct Carried {
+    /// Ends of lanes that are up over RDMA: a lane between two nodes has two.
+    pub rdma_lanes: u64,
+    /// Bytes that nodes have written to each other over RDMA, also those that have ended since.
+    pub rdma_bytes: u64,
+    /// The same over TCP.
+    pub tcp_lanes: u64,
+    /// The same over TCP.
+    pub tcp_bytes: u64,
+}
+
+impl Carried {
+    /// Adds what another node carries.
+    pub fn add(&mut self, other: Self) {
+        self.rdma_lanes += other.rdma_lanes;
+        self.rdma_bytes += other.rdma_bytes;
+        self.tcp_lanes += other.tcp_lanes;
+        self.tcp_bytes += other.tcp_bytes;
+    }
+
+    /// The same of a node that has ended.
+    #[must_use]
+    pub const fn ended(self) -> Self {
+        Self { rdma_lanes: 0, tcp_lanes: 0, ..self }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let Self { rdma_bytes, tcp_bytes, .. } = self;
+        format!("between nodes: {rdma_bytes} bytes over RDMA, {tcp_bytes} bytes over TCP")
+    }
+}
+
 /// A running cluster, of whatever kind.
 pub trait Cluster: Send + Sync {
     /// How many engines there are.
@@ -80,6 +117,9 @@ pub trait Cluster: Send + Sync {
     fn replace_storage(&self, old: u32) -> anyhow::Result<u32>;
     /// How far a storage node is on its way to be a member.
     fn joining(&self, node: u32) -> anyhow::Result<Joining>;
+    /// What goes over which transport. The last moments are missing of nodes that work, and of those that
+    /// were killed.
+    fn carried(&self) -> Carried;
     /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
     fn kill_process(&self, pid: u32) -> bool;
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::chaos::{Faults, Nodes};
+use crate::cluster::Carried;
 use crate::demo::{Outcome, Protocol};
 
 /// Where the figures came from.
@@ -20,6 +21,8 @@ pub struct Provenance {
     pub host: String,
     /// How records and values travelled.
     pub transport: String,
+    /// What went over which.
+    pub carried: Carried,
     /// What an acknowledgement means.
     pub durability: String,
     /// Load of the mix and its length.
@@ -266,7 +269,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
          log.</p>{damage}<table><tr><th>protocol<th>p50 µs<th>p99 µs<th>appends / request\
          <th>reserved<th>effects<th>kills: workers / engines / storage / sequencers<th>lost<th>doubled</tr>\
          {rows}</table>{others}<h2>Latency of the mix, from the scheduled start</h2>{}\
-         <p><small>{} · {} · transport {} · durability {} · {}</small></p></html>\n",
+         <p><small>{} · {} · transport {} · {} · durability {} · {}</small></p></html>\n",
         verdict.lost,
         verdict.doubled,
         verdict.contradicted,
@@ -274,6 +277,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
         escape(&provenance.version),
         escape(&provenance.host),
         escape(&provenance.transport),
+        escape(&provenance.carried.described()),
         escape(&provenance.durability),
         escape(&provenance.load),
     )

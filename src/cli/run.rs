@@ -66,7 +66,7 @@ pub(crate) struct Run {
     #[arg(long, env = "HALFMOON_META")]
     pub(crate) meta: String,
 
-    /// Where lanes are accepted [default: 127.0.0.1:0; with RDMA only, the address of an adapter].
+    /// Where lanes are accepted [default: 127.0.0.1:0; with `rdma`, the address of an adapter].
     #[arg(long)]
     pub(crate) listen: Option<std::net::SocketAddr>,
 
@@ -77,7 +77,7 @@ pub(crate) struct Run {
     pub(crate) advertise: Option<std::net::SocketAddr>,
 
     /// What lanes go over: RDMA where both nodes have an adapter, and TCP elsewhere; TCP only; or RDMA
-    /// only.
+    /// also on adapters made of software.
     #[arg(long, value_enum, default_value_t = Transport::Auto, env = "HALFMOON_TRANSPORT")]
     pub(crate) transport: Transport,
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use halfmoon_bench::chaos::{Nodes, Plan};
-use halfmoon_bench::cluster::{Gateways, wait_until_up};
+use halfmoon_bench::cluster::{Carried, Gateways, wait_until_up};
 use halfmoon_bench::demo::{self, Options, Outcome, Protocol};
 use halfmoon_bench::report::{self, Provenance};
 use halfmoon_verify::Report;
@@ -32,6 +32,9 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     say("under boki and unlogged, which have no transactions, a reservation is a write to the \
          hotel and then one to the flight, and no two clients share a row"
         .into());
+    if let Some(why) = halfmoon_rdma::lacking(arguments.transport.into()) {
+        say(format!("no RDMA here ({why}): nodes talk over TCP"));
+    }
     let state = arguments.output.join("state");
     remove(&state)?;
     let layout = Layout::new(Some(state.clone()))?;
@@ -62,10 +65,14 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         }
     });
     drop(runtime);
+    let cluster = supervisor.cluster();
     supervisor.stop();
+    // Only now, when the nodes have noted the last of it.
+    let carried = cluster.carried();
     let outcomes = outcomes
         .with_context(|| format!("the logs of all nodes are in {}/*.log", state.display()))?;
-    let page = report::write(&arguments.output, &outcomes, &provenance(&options, &arguments))?;
+    let provenance = provenance(&options, &arguments, carried);
+    let page = report::write(&arguments.output, &outcomes, &provenance)?;
     let disks = arguments.chaos.then(|| verify::cluster(&layout, |line| say(line.into())));
     let disks = disks.transpose()?;
     let is_sound = disks.as_ref().is_none_or(|report| report.flaws == 0);
@@ -74,17 +81,23 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         remove(&state)?;
     }
     if arguments.json {
-        let mut object = report::json(&outcomes, &provenance(&options, &arguments));
+        let mut object = report::json(&outcomes, &provenance);
         object["flaws_on_disks"] = json!(disks.map(|report| report.flaws));
         print(&object.to_string());
     } else {
-        conclude(&outcomes, disks.as_ref(), &page.display().to_string(), begin);
+        conclude(&outcomes, disks.as_ref(), &carried, &page.display().to_string(), begin);
     }
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The last lines: the table, the damage without logging, the report's place, the verdict.
-fn conclude(outcomes: &[Outcome], disks: Option<&Report>, page: &str, begin: Instant) {
+fn conclude(
+    outcomes: &[Outcome],
+    disks: Option<&Report>,
+    carried: &Carried,
+    page: &str,
+    begin: Instant,
+) {
     let verdict = report::verdict(outcomes);
     print("");
     print(report::table(outcomes).trim_end());
@@ -114,6 +127,7 @@ fn conclude(outcomes: &[Outcome], disks: Option<&Report>, page: &str, begin: Ins
         )),
         None => {}
     }
+    print(&carried.described());
     print(&format!("report: {page} ({:.0} s)", begin.elapsed().as_secs_f64()));
     print(&format!("lost {}, doubled {}", verdict.lost, verdict.doubled));
 }
@@ -194,7 +208,7 @@ fn plan(arguments: &Demo) -> Plan {
 }
 
 /// What the nodes of this machine talk over.
-const fn carried(transport: Transport, through_relays: bool) -> &'static str {
+const fn carrier(transport: Transport, through_relays: bool) -> &'static str {
     match transport {
         Transport::Auto | Transport::Tcp if through_relays => {
             "tcp, loopback, through relays that can cut nodes off"
@@ -202,17 +216,18 @@ const fn carried(transport: Transport, through_relays: bool) -> &'static str {
         // Nodes listen on the loopback address, which few adapters have.
         Transport::Auto => "rdma where the loopback address has a device, else tcp, loopback",
         Transport::Tcp => "tcp, loopback",
-        Transport::Rdma => "rdma",
+        Transport::Rdma => "rdma, else tcp, on an adapter of this machine",
     }
 }
 
-fn provenance(options: &Options, arguments: &Demo) -> Provenance {
+fn provenance(options: &Options, arguments: &Demo, carried: Carried) -> Provenance {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Provenance {
         version: format!("halfmoon {}", env!("CARGO_PKG_VERSION")),
         host: format!("Linux {}, {cpus} processors, all roles on them", kernel.trim()),
-        transport: carried(arguments.transport, relays(arguments)).into(),
+        transport: carrier(arguments.transport, relays(arguments)).into(),
+        carried,
         durability: "flush: two of three before an acknowledgement".into(),
         load: format!(
             "mix at {} requests/s in slices of {} s, alternating; reservations at {}/s",

@@ -86,6 +86,9 @@ async fn serve(
             print(&format!("  engine {engine}: http://{address}"));
         }
     }
+    if let Some(why) = halfmoon_rdma::lacking(options.machine.transport.into()) {
+        print(&format!("  no RDMA here ({why}): nodes talk over TCP"));
+    }
     let durability = match options.machine.durability {
         Durability::Flush => "flushed on two of three disks before it is acknowledged",
         Durability::MemoryQuorum => "acknowledged from the memory of two of three nodes",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use halfmoon_meta::MetaStore;
 use halfmoon_rdma::Choice;
+use halfmoon_transport::TrafficGauge;
 use halfmoon_wire::NodeId;
 
 use crate::pool::PoolConfig;
@@ -31,6 +32,8 @@ pub struct Config {
     pub reactor: halfmoon_reactor::Options,
     /// What lanes go over.
     pub transport: Choice,
+    /// Where it is noted what they carry.
+    pub traffic: Arc<TrafficGauge>,
 }
 
 impl Config {
@@ -54,6 +57,7 @@ impl Config {
             pool: PoolConfig::for_cores(cores),
             reactor: halfmoon_reactor::Options::default(),
             transport: Choice::default(),
+            traffic: Arc::default(),
         }
     }
 }

@@ -294,6 +294,7 @@ impl Node {
 
     fn gauges(&mut self) {
         let traffic = self.driver.endpoint_mut().transport().traffic();
+        self.config.traffic.note(traffic);
         let metrics = &self.hot.metrics;
         let unfinished = self.hot.roots.borrow().len() as u64;
         metrics.roots_unfinished.store(unfinished, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use halfmoon_order::{LearnError, Recovery, RecoveryError};
 use halfmoon_transport::{
-    DialError, Endpoint, EndpointOptions, Event, LaneId, ListenError, Transport,
+    DialError, Endpoint, EndpointOptions, Event, LaneId, ListenError, Traffic, Transport,
 };
 use halfmoon_wire::{
     DecodeError, Epoch, Hello, Incarnation, Message, NodeId, Role as WireRole, SeqNum,
@@ -90,6 +90,11 @@ enum Violation {
 }
 
 impl<T: Transport> Role<T> {
+    /// What its lanes carry.
+    pub fn traffic(&self) -> Traffic {
+        self.endpoint.transport().traffic()
+    }
+
     /// A sequencer that stands by, and looks with its first turn whom it has to watch.
     #[must_use]
     pub fn new(transport: T, options: Options) -> Self {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use halfmoon_meta::{ClusterError, MetaStore, cluster, nodes};
 use halfmoon_rdma::{Choice, Wire, wire};
 use halfmoon_reactor::{Reactor, ReactorError};
-use halfmoon_transport::ListenError;
+use halfmoon_transport::{ListenError, TrafficGauge};
 use halfmoon_wire::{NodeId, Role as WireRole};
 
 use crate::caretaker::Caretaker;
@@ -61,6 +61,8 @@ pub struct Config {
     pub reactor: halfmoon_reactor::Options,
     /// What lanes go over.
     pub transport: Choice,
+    /// Where it is noted what they carry.
+    pub traffic: Arc<TrafficGauge>,
 }
 
 /// Why a sequencer did not start, or does not go on.
@@ -106,6 +108,7 @@ impl Config {
             is_standby: false,
             reactor: halfmoon_reactor::Options::default(),
             transport: Choice::default(),
+            traffic: Arc::default(),
         }
     }
 }
@@ -158,13 +161,16 @@ pub fn run(config: Config, stop: Arc<AtomicBool>) -> Result<(), RunError> {
         while let Some(request) = role.next_request() {
             registrar.ask(request);
         }
+        config.traffic.look(clock.start + Duration::from_nanos(now.mono_ns), || role.traffic());
         let until = turn.deadline_ns.map_or(SLEEP_MAX, |at| {
             Duration::from_nanos(at.saturating_sub(now.mono_ns)).min(SLEEP_MAX)
         });
         reactor.borrow_mut().wait(if turn.more { Duration::ZERO } else { until })?;
     }
     // What it still has to say leaves with this turn; how its reign ends matters no more.
-    role.turn(clock.now()).map(drop).or_else(|error| match error {
+    let last = role.turn(clock.now());
+    config.traffic.note(role.traffic());
+    last.map(drop).or_else(|error| match error {
         RoleError::Deposed { .. } => Ok(()),
         RoleError::Recovery(_) => Err(error.into()),
     })

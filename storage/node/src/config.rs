@@ -9,7 +9,7 @@ use halfmoon_log::limits::TAIL_MAX_BYTES;
 use halfmoon_log::{Contents, LogConfig, LogId};
 use halfmoon_meta::MetaStore;
 use halfmoon_rdma::Choice;
-use halfmoon_transport::ListenError;
+use halfmoon_transport::{ListenError, TrafficGauge};
 use halfmoon_wire::NodeId;
 
 use crate::scrub::Pace;
@@ -65,6 +65,8 @@ pub struct Config {
     pub no_uring: bool,
     /// What lanes go over.
     pub transport: Choice,
+    /// Where it is noted what they carry.
+    pub traffic: Arc<TrafficGauge>,
 }
 
 impl RoleConfig {
@@ -118,6 +120,7 @@ impl Config {
     #[must_use]
     pub fn new(role: RoleConfig, meta: Arc<dyn MetaStore>, listen: String) -> Self {
         let (spin, scrub, transport) = (Duration::ZERO, Pace::default(), Choice::default());
-        Self { role, meta, listen, advertise: None, spin, scrub, no_uring: false, transport }
+        let (advertise, traffic) = (None, Arc::default());
+        Self { role, meta, listen, advertise, spin, scrub, no_uring: false, transport, traffic }
     }
 }

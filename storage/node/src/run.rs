@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use halfmoon_meta::{NodeEntry, cluster, disks, nodes};
 use halfmoon_rdma::{Wire, wire};
 use halfmoon_reactor::{Backend, Options, Reactor, SharedReactor};
-use halfmoon_transport::{Endpoint, EndpointOptions};
+use halfmoon_transport::{Endpoint, EndpointOptions, TrafficGauge, Transport as _};
 use halfmoon_wire::{Hello, Role as RoleKind};
 
 use crate::disk::ReactorDisk;
@@ -60,13 +60,13 @@ pub fn run_with(
     started(role.metrics());
     let scrubber = Scrubber::start(&config.role, config.scrub, role.metrics())?;
     while !stop.load(Ordering::Relaxed) {
-        turn(&mut role, &reactor)?;
+        turn(&mut role, &reactor, &config.traffic)?;
         if let Some(damage) = scrubber.damage() {
             return Err(damage);
         }
     }
     drop(scrubber);
-    finish(&mut role, &reactor)?;
+    finish(&mut role, &reactor, &config.traffic)?;
     // Its end is orderly either way; who dials the address finds nobody.
     if let Err(error) = nodes::withdraw(&*config.meta, &entry) {
         tracing::warn!(%error, "the address stays published");
@@ -79,23 +79,34 @@ pub(crate) fn reactor_options(config: &Config) -> Options {
     Options { backend: config.no_uring.then_some(Backend::Poll), spin: config.spin }
 }
 
-fn turn(role: &mut Role<Wire, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
-    let more = role.turn(Instant::now())?;
+fn turn(
+    role: &mut Role<Wire, ReactorDisk>,
+    reactor: &SharedReactor,
+    traffic: &TrafficGauge,
+) -> Result<(), NodeError> {
+    let now = Instant::now();
+    let more = role.turn(now)?;
+    traffic.look(now, || role.endpoint_mut().transport().traffic());
     let sleep = if more { Duration::ZERO } else { SLEEP_MAX };
     reactor.borrow_mut().wait(sleep)?;
     Ok(())
 }
 
 /// Flushes what was accepted, and says on disk that it was.
-fn finish(role: &mut Role<Wire, ReactorDisk>, reactor: &SharedReactor) -> Result<(), NodeError> {
+fn finish(
+    role: &mut Role<Wire, ReactorDisk>,
+    reactor: &SharedReactor,
+    traffic: &TrafficGauge,
+) -> Result<(), NodeError> {
     let end = Instant::now() + STOP_PATIENCE;
     for marked in [false, true] {
         if marked {
             role.mark();
         }
         while !role.is_idle() && Instant::now() < end {
-            turn(role, reactor)?;
+            turn(role, reactor, traffic)?;
         }
     }
+    traffic.note(role.endpoint_mut().transport().traffic());
     Ok(())
 }
