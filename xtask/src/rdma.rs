@@ -5,6 +5,7 @@
 //! only, so what was built here runs there as it is. It says whether verbs code is right; how fast
 //! it is says nothing.
 
+mod cluster;
 mod image;
 mod machine;
 
@@ -21,8 +22,11 @@ use machine::{Ended, Machine};
 pub(crate) struct Arguments {
     /// Only tests whose names contain this
     filter: Option<String>,
-    /// Run this shell script in the machine instead of the tests; `/mnt` is its folder
+    /// Only the whole cluster: the demo, and the demo while the device is removed
     #[arg(long, conflicts_with = "filter")]
+    whole: bool,
+    /// Run this shell script in the machine instead of the tests; `/mnt` is its folder
+    #[arg(long, conflicts_with_all = ["filter", "whole"])]
     script: Option<PathBuf>,
 }
 
@@ -40,6 +44,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("pkg-config", "pkg-config"),
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
+    ("strip", "binutils"),
 ];
 
 /// Files that are needed, and the packages that have them on Debian.
@@ -57,32 +62,38 @@ pub(crate) fn command(arguments: &Arguments) -> anyhow::Result<Tally> {
             let ended = machine.run(script, &[], TIME)?;
             Ok(Tally::of(ended.status == Some(0)))
         })?,
-        None => tests(arguments.filter.as_deref())?,
+        None if arguments.whole => with_machine("a cluster over Soft-RoCE", cluster::run)?,
+        None if arguments.filter.is_none() => run()?,
+        None => with_machine("RDMA over Soft-RoCE", |machine| {
+            tests(machine, arguments.filter.as_deref())
+        })?,
     };
     tally.print_skipped();
     println!("{tally}");
     Ok(tally)
 }
 
-/// Every test that needs an adapter.
+/// Every test that needs an adapter, and a whole cluster.
 pub(crate) fn run() -> anyhow::Result<Tally> {
-    tests(None)
-}
-
-fn tests(filter: Option<&str>) -> anyhow::Result<Tally> {
     println!("$ rdma");
     with_machine("RDMA over Soft-RoCE", |machine| {
-        let programs = build_tests()?;
-        let script = machine.share().join("tests.sh");
-        std::fs::write(&script, script_of(&programs, filter))?;
-        let Ended { status, lines } = machine.run(&script, &[], TIME)?;
-        let mut tally = test::cargo_tally(&lines);
-        if status != Some(0) && tally.failed == 0 {
-            println!("the machine ended before its tests did");
-            tally.failed = 1;
-        }
+        let mut tally = tests(machine, None)?;
+        tally.add(cluster::run(machine)?);
         Ok(tally)
     })
+}
+
+fn tests(machine: &Machine, filter: Option<&str>) -> anyhow::Result<Tally> {
+    let programs = build_tests()?;
+    let script = machine.share().join("tests.sh");
+    std::fs::write(&script, script_of(&programs, filter))?;
+    let Ended { status, lines } = machine.run(&script, &[], TIME)?;
+    let mut tally = test::cargo_tally(&lines);
+    if status != Some(0) && tally.failed == 0 {
+        println!("the machine ended before its tests did");
+        tally.failed = 1;
+    }
+    Ok(tally)
 }
 
 /// Makes a machine and hands it over, or says why there is none.
