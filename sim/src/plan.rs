@@ -83,6 +83,10 @@ pub const FAULTS: [(Fault, u64); 19] = [
     (Fault::ClockJumps, 2),
 ];
 
+/// Faults that change who is in charge, where nothing else fails.
+const REIGNS: [(Fault, u64); 4] =
+    [(Fault::Split, 8), (Fault::Storm, 4), (Fault::Takeover, 1), (Fault::KillSequencer, 1)];
+
 /// Most storage nodes that are replaced in one run: all that there were at first.
 const REPLACEMENTS_MAX: usize = 3;
 
@@ -135,11 +139,28 @@ impl Plan {
             Scenario::Bulk => Self::bulk(&mut random),
             Scenario::Functions => Self::functions(&mut random),
         };
+        if scenario == Scenario::Bulk {
+            return plan;
+        }
+        let mut random = Random::new(seed, Concern::Plan, scenario as u64 + 200);
+        let plan = if random.chance(150_000) { plan.of_reigns(&mut random) } else { plan };
         let mut random = Random::new(seed, Concern::Plan, scenario as u64 + 100);
-        if scenario != Scenario::Bulk && random.chance(350_000) {
-            plan.with_replacements(&mut random)
-        } else {
-            plan
+        if random.chance(350_000) { plan.with_replacements(&mut random) } else { plan }
+    }
+
+    /// The same, where nothing fails but reigns, with time between for the log to grow, and clients
+    /// that are seldom all waiting when one begins: what two reigns disagree on is much then.
+    fn of_reigns(self, random: &mut Random) -> Self {
+        Self {
+            engines: self.engines.max(2),
+            clients: 2 + random.index(4),
+            burst: 4 + random.below(12),
+            think_ns: [MILLI, 5 * MILLI][random.index(2)],
+            settle_ns: 60 * MILLI,
+            every_ns: random.within(20, 60) * MILLI,
+            lasts_ns: [5, 20, 60][random.index(3)] * MILLI,
+            faults: REIGNS.to_vec(),
+            ..self
         }
     }
 

@@ -144,6 +144,9 @@ enum Mend {
     Heal(Host, Host),
     /// The two groups find together again; with this, after every sequencer has died.
     Unite(bool),
+    /// The sequencer on this machine, which was left behind, starts anew and takes over; one storage
+    /// node hears nothing of it.
+    Return(usize),
     /// So many more sequencers take an epoch.
     Gust(u32),
     /// This storage node falls silent too.

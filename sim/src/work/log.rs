@@ -13,6 +13,7 @@ use crate::host::engine::{LifeOf, Work};
 use crate::plan::Plan;
 use crate::random::{Concern, Random};
 use crate::shared::Shared;
+use crate::time::MILLI;
 
 /// The clients of all engines.
 pub(crate) struct LogWork {
@@ -93,20 +94,26 @@ impl Work for LogWork {
             return;
         }
         let floors = Floors::default();
-        // One more appends nothing, so that somebody does something while all appends wait.
-        for client in 0..=self.plan.clients {
-            let appends_nothing = client == self.plan.clients;
+        // Two more append nothing, so that somebody does something while all appends wait; one of
+        // them does not wait for the store either.
+        for client in 0..self.plan.clients + 2 {
+            let appends_nothing = client >= self.plan.clients;
+            let only_looks = client > self.plan.clients;
             let salt = (life.number as u64) << 48 | (client as u64) << 32 | life.incarnation.0;
             let mut random = Random::new(self.seed, Concern::Workload, salt);
             let (work, life, floors) = (self.handle(), life.clone(), floors.clone());
             let running = Running::new(self.running.clone());
             let executor = life.executor.clone();
+            let think_ns =
+                if only_looks { 4 * work.plan.think_ns + MILLI } else { work.plan.think_ns };
             let task = async move {
                 let _running = running;
                 while !work.stop.get() {
-                    life.executor.sleep(random.skewed(0, work.plan.think_ns)).await;
+                    life.executor.sleep(random.skewed(0, think_ns)).await;
                     let goes_on = match appends_nothing {
-                        true if random.chance(500_000) => work.look(&life, &mut random).await,
+                        true if only_looks || random.chance(500_000) => {
+                            work.look(&life, &mut random).await
+                        }
                         true => work.store(&life, &mut random).await,
                         false => work.operate(&life, &floors, &mut random).await,
                     };

@@ -94,6 +94,15 @@ impl World {
                 }
                 self.env.net.heal_all();
             }
+            Mend::Return(deposed) => {
+                if self.machine(deposed).is_up() {
+                    self.machine(deposed).crash(false);
+                }
+                let now = self.env.now();
+                self.start_at(deposed, now + 1);
+                let at = now + self.chaos.within(MILLI, 4 * MILLI);
+                self.schedule(at, Event::Mend(Mend::Gust(1)));
+            }
             Mend::Gust(left) => self.gust(left),
             Mend::Hush(which) => {
                 if matches!(self.phase, Phase::Faults(_)) {
@@ -130,40 +139,55 @@ impl World {
 
     /// Two groups that do not hear each other, and a sequencer that was not one before.
     fn split(&mut self) {
-        let machines = self.paces.len();
-        let left_behind = self.chaos.chance(LEFT_BEHIND).then(|| self.left_behind()).flatten();
-        let is_sure = left_behind.is_some();
-        let sides = left_behind
-            .unwrap_or_else(|| (0..machines).map(|_| self.chaos.chance(500_000)).collect());
-        let at = self.env.now() + self.lasts();
-        for one in 0..machines {
-            for other in (0..machines).filter(|other| sides[one] != sides[*other]) {
-                let (from, to) = (self.machine(one).host(), self.machine(other).host());
-                self.env.net.cut(from, to);
-            }
+        if self.chaos.chance(LEFT_BEHIND) && self.leave_behind() {
+            return;
         }
+        let sides: Vec<bool> = (0..self.paces.len()).map(|_| self.chaos.chance(500_000)).collect();
+        let at = self.env.now() + self.lasts();
+        self.part(&sides);
         // Whoever is left over with a log of its own is asked for it by somebody who knows nothing.
         let all_sequencers_die = self.chaos.chance(500_000);
         self.schedule(at, Event::Mend(Mend::Unite(all_sequencers_die)));
-        if is_sure || self.chaos.chance(700_000) {
+        if self.chaos.chance(700_000) {
             self.take_over();
         }
     }
 
-    /// The side of each machine if whoever is in charge keeps one engine and less than a quorum:
-    /// what it says from then on is out of date once the others have agreed without it. `None` if
-    /// nobody is in charge.
-    fn left_behind(&mut self) -> Option<Vec<bool>> {
+    /// Whoever is in charge keeps all engines but one and less than a quorum, and another takes over:
+    /// what it says is out of date then, and what is written there is in vain, and may yet be more
+    /// than what the others have agreed on. `false` if nobody is in charge.
+    fn leave_behind(&mut self) -> bool {
         let first = self.chaos.index(SEQUENCERS);
         let mut sequencers = (0..SEQUENCERS).map(|which| (first + which) % SEQUENCERS);
-        let deposed = sequencers.find(|which| self.sequencers[*which].is_in_charge())?;
-        let engine = self.chaos.index(self.engines.len());
+        let Some(deposed) = sequencers.find(|which| self.sequencers[*which].is_in_charge()) else {
+            return false;
+        };
+        let (first, engines) = (STORAGE + SEQUENCERS, self.engines.len());
+        let (deposed, saved) = (STORAGE + deposed, first + self.chaos.index(engines));
         let storage = self.chaos.index(STORAGE);
         let mut sides = vec![false; self.paces.len()];
-        sides[STORAGE + deposed] = true;
-        sides[STORAGE + SEQUENCERS + engine] = true;
-        sides[self.member(storage)] = self.chaos.chance(500_000);
-        Some(sides)
+        sides[deposed] = true;
+        sides[first..first + engines].fill(true);
+        sides[saved] = engines == 1;
+        sides[self.member(storage)] = self.chaos.chance(800_000);
+        self.part(&sides);
+        self.take_over();
+        let is_short = self.chaos.chance(500_000);
+        let lasts = if is_short { self.chaos.within(MILLI, 12 * MILLI) } else { self.lasts() };
+        let ends = [Mend::Unite(false), Mend::Unite(true), Mend::Return(deposed)];
+        let mend = ends[self.chaos.index(ends.len())];
+        self.schedule(self.env.now() + lasts, Event::Mend(mend));
+        true
+    }
+
+    /// The machines of one side do not hear those of the other.
+    fn part(&mut self, sides: &[bool]) {
+        for one in 0..sides.len() {
+            for other in (0..sides.len()).filter(|other| sides[one] != sides[*other]) {
+                let (from, to) = (self.machine(one).host(), self.machine(other).host());
+                self.env.net.cut(from, to);
+            }
+        }
     }
 
     /// Whoever is in charge dies, another takes over, and one storage node hears nothing of it.
