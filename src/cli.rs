@@ -339,6 +339,12 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) chaos: bool,
 
+    /// Run it on a cluster that is there already, whose metadata lies here: a directory, or
+    /// `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`. Its nodes are not this command's, and may be on other
+    /// machines: it kills none of them, whoever wants to may.
+    #[arg(long, value_name = "META", conflicts_with_all = ["chaos", "segment_mib", "transport"])]
+    pub(crate) cluster: Option<String>,
+
     /// Only these protocols [default: all four].
     #[arg(long, value_delimiter = ',')]
     pub(crate) protocols: Vec<String>,

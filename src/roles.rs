@@ -304,12 +304,12 @@ impl Cluster for Threads {
         Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
     }
 
-    fn carried(&self) -> Carried {
+    fn carried(&self) -> Option<Carried> {
         let mut all = Carried::default();
         for directory in &self.directories {
             lanes::read(directory, std::process::id()).into_iter().for_each(|one| all.add(one));
         }
-        all
+        Some(all)
     }
 
     fn kill_process(&self, _pid: u32) -> bool {

@@ -15,8 +15,8 @@ use crate::http::Call;
 use crate::partition::Way;
 use crate::takeover::Watch;
 
-/// How many of what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How many of what; usually nothing.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// Workers to kill; every other one is aimed at one that runs a reservation.
     pub workers: u32,
@@ -156,8 +156,10 @@ pub async fn carry_out(
     let mut way = 0;
     for step in 0..steps {
         tokio::time::sleep(plan.pause).await;
-        kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut done).await;
-        told(&done);
+        if plan.workers > 0 {
+            kill_worker(&gateways, &namespace, step % 2 == 0, step as usize, &mut done).await;
+            told(&done);
+        }
         // The others are spread evenly between the kills of workers; those of sequencers and the stops
         // somewhat before and after, so that not everything happens at once.
         let engine = |turn: u32| Part::Engine(turn as usize % cluster.engines());

@@ -117,9 +117,9 @@ pub trait Cluster: Send + Sync {
     fn replace_storage(&self, old: u32) -> anyhow::Result<u32>;
     /// How far a storage node is on its way to be a member.
     fn joining(&self, node: u32) -> anyhow::Result<Joining>;
-    /// What goes over which transport. The last moments are missing of nodes that work, and of those that
-    /// were killed.
-    fn carried(&self) -> Carried;
+    /// What goes over which transport, if it is known here. The last moments are missing of nodes that
+    /// work, and of those that were killed.
+    fn carried(&self) -> Option<Carried>;
     /// SIGKILLs a process of the cluster (a worker). `false`: it was gone already.
     fn kill_process(&self, pid: u32) -> bool;
 }

@@ -137,7 +137,7 @@ pub async fn run(
         let told = outcomes.get(&protocol).map(|o| Arc::clone(&o.told)).unwrap_or_default();
         mix(&gateways, protocol, Duration::from_secs(1), options.rate_per_s, &told).await;
     }
-    say(gateways.cluster().carried().described());
+    gateways.cluster().carried().into_iter().for_each(|carried| say(carried.described()));
     for slice in 1..=options.slices {
         for &protocol in &options.protocols {
             let told = outcomes.get(&protocol).map(|o| Arc::clone(&o.told)).unwrap_or_default();
@@ -161,7 +161,7 @@ pub async fn run(
     for &protocol in &options.protocols {
         let outcome = outcomes.get_mut(&protocol).context("every protocol has an outcome")?;
         chaos(&gateways, options, outcome, say).await?;
-        say(gateways.cluster().carried().described());
+        gateways.cluster().carried().into_iter().for_each(|carried| say(carried.described()));
     }
     Ok(options.protocols.iter().filter_map(|p| outcomes.remove(p)).collect())
 }

@@ -21,8 +21,8 @@ pub struct Provenance {
     pub host: String,
     /// How records and values travelled.
     pub transport: String,
-    /// What went over which.
-    pub carried: Carried,
+    /// What went over which, if it is known.
+    pub carried: Option<Carried>,
     /// What an acknowledgement means.
     pub durability: String,
     /// Load of the mix and its length.
@@ -231,6 +231,8 @@ fn colour(protocol: Protocol) -> &'static str {
 
 fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
     let verdict = verdict(outcomes);
+    let carried =
+        provenance.carried.map_or_else(String::new, |all| format!(" · {}", all.described()));
     let class = if verdict.passes() { "good" } else { "bad" };
     let mut rows = String::new();
     for outcome in outcomes {
@@ -269,7 +271,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
          log.</p>{damage}<table><tr><th>protocol<th>p50 µs<th>p99 µs<th>appends / request\
          <th>reserved<th>effects<th>kills: workers / engines / storage / sequencers<th>lost<th>doubled</tr>\
          {rows}</table>{others}<h2>Latency of the mix, from the scheduled start</h2>{}\
-         <p><small>{} · {} · transport {} · {} · durability {} · {}</small></p></html>\n",
+         <p><small>{} · {} · transport {}{} · durability {} · {}</small></p></html>\n",
         verdict.lost,
         verdict.doubled,
         verdict.contradicted,
@@ -277,7 +279,7 @@ fn html(outcomes: &[Outcome], provenance: &Provenance) -> String {
         escape(&provenance.version),
         escape(&provenance.host),
         escape(&provenance.transport),
-        escape(&provenance.carried.described()),
+        escape(&carried),
         escape(&provenance.durability),
         escape(&provenance.load),
     )

@@ -1,5 +1,7 @@
 //! `halfmoon demo`: the main job.
 
+mod elsewhere;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +24,9 @@ use crate::supervisor::{self, Supervisor};
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
+    if let Some(meta) = &arguments.cluster {
+        return elsewhere::run(&arguments, meta);
+    }
     let options = options(&arguments)?;
     let begin = Instant::now();
     let json = arguments.json;
@@ -85,7 +90,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
         object["flaws_on_disks"] = json!(disks.map(|report| report.flaws));
         print(&object.to_string());
     } else {
-        conclude(&outcomes, disks.as_ref(), &carried, &page.display().to_string(), begin);
+        conclude(&outcomes, disks.as_ref(), carried, &page.display().to_string(), begin);
     }
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -94,7 +99,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
 fn conclude(
     outcomes: &[Outcome],
     disks: Option<&Report>,
-    carried: &Carried,
+    carried: Option<Carried>,
     page: &str,
     begin: Instant,
 ) {
@@ -127,7 +132,7 @@ fn conclude(
         )),
         None => {}
     }
-    print(&carried.described());
+    carried.into_iter().for_each(|carried| print(&carried.described()));
     print(&format!("report: {page} ({:.0} s)", begin.elapsed().as_secs_f64()));
     print(&format!("lost {}, doubled {}", verdict.lost, verdict.doubled));
 }
@@ -220,7 +225,7 @@ const fn carrier(transport: Transport, through_relays: bool) -> &'static str {
     }
 }
 
-fn provenance(options: &Options, arguments: &Demo, carried: Carried) -> Provenance {
+fn provenance(options: &Options, arguments: &Demo, carried: Option<Carried>) -> Provenance {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Provenance {

@@ -111,11 +111,11 @@ impl Cluster for Shared {
         Ok(Joining::of(&cluster::read(&*self.founded.meta)?, NodeId(node)))
     }
 
-    fn carried(&self) -> Carried {
+    fn carried(&self) -> Option<Carried> {
         let nodes = self.lock();
         let mut all = nodes.carried_before;
         nodes.by_id.values().filter_map(|node| self.carried_by(node)).for_each(|one| all.add(one));
-        all
+        Some(all)
     }
 
     fn kill_process(&self, pid: u32) -> bool {
