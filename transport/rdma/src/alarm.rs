@@ -12,7 +12,7 @@ use rustix::io;
 
 use crate::verbs::Device;
 
-/// The adapters whose events are waited for.
+/// The adapters whose events are waited for. One that is closed is not among them any more.
 pub(crate) struct Alarm {
     epoll: Arc<OwnedFd>,
 }
@@ -31,10 +31,5 @@ impl Alarm {
     /// Can be read when an adapter has an event.
     pub(crate) fn descriptor(&self) -> &Arc<OwnedFd> {
         &self.epoll
-    }
-
-    /// Lets go of an adapter.
-    pub(crate) fn remove(&self, device: &Device) -> io::Result<()> {
-        epoll::delete(&self.epoll, device.events())
     }
 }

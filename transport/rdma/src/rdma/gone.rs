@@ -30,9 +30,6 @@ impl Rdma {
             tracing::warn!(device = device.name(), "an RDMA device is removed: its lanes end");
             self.end_lanes_of(&device);
             self.exposures.forget(&device);
-            if let Some(Err(error)) = self.alarm.as_ref().map(|alarm| alarm.remove(&device)) {
-                tracing::warn!(%error, device = device.name(), "its removal may have to wait");
-            }
         }
     }
 

@@ -315,6 +315,15 @@ fn a_device_that_is_removed_is_let_go_its_lanes_go_down_and_the_next_are_ones_ov
     let (mut node, address) = listening_at(OwnDevice::ADDRESS);
     let (mut peer, to_node, to_peer) = peer(&mut node, &address);
     works(&mut peer, to_node, &mut node, to_peer);
+    // No lane owns this memory, and none takes its registration along.
+    let shared = node.transport.expose(Arc::new(HeapMemory::new(4096)), Access::Any).unwrap();
+    let to = RemoteSpan { region: shared, offset: 0 };
+    peer.transport.post_write(to_node, to, Source::bytes(&[7; 8]), Some(Token(2))).unwrap();
+    until("a write to the memory for all", || {
+        peer.turn();
+        node.turn();
+        peer.seen.contains(&Occurrence::Completed { lane: to_node, token: Token(2) })
+    });
     peer.seen.clear();
     let mut removal = OwnDevice::removal().spawn().unwrap();
     let mut removed = None;
