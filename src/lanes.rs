@@ -27,6 +27,9 @@ pub(crate) struct LanesFile {
 impl LanesFile {
     /// Starts with what `gauge` has now.
     pub(crate) fn start(directory: &Path, gauge: Arc<TrafficGauge>) -> anyhow::Result<Self> {
+        // Not every role keeps anything else there.
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
         let file = directory.join(FILE);
         let (ended, end) = channel::<()>();
         let writer = std::thread::Builder::new().name("lanes".into()).spawn(move || {
@@ -110,15 +113,16 @@ mod tests {
 
     #[test]
     fn what_lanes_carried_is_there_when_the_node_has_ended_and_only_of_its_own_process() {
-        let directory = tempfile::tempdir().unwrap();
+        let above = tempfile::tempdir().unwrap();
+        let directory = above.path().join("sequencer-10");
         let gauge = Arc::new(TrafficGauge::default());
-        let file = LanesFile::start(directory.path(), Arc::clone(&gauge)).unwrap();
+        let file = LanesFile::start(&directory, Arc::clone(&gauge)).unwrap();
         let (tcp, rdma) = (Share { lanes: 1, bytes: 20 }, Share { lanes: 3, bytes: 4000 });
         gauge.note(Traffic { tcp, rdma });
         drop(file);
         let carried = Carried { rdma_lanes: 3, rdma_bytes: 4000, tcp_lanes: 1, tcp_bytes: 20 };
-        assert_eq!(read(directory.path(), std::process::id()), Some(carried));
-        assert_eq!(read(directory.path(), std::process::id() + 1), None);
+        assert_eq!(read(&directory, std::process::id()), Some(carried));
+        assert_eq!(read(&directory, std::process::id() + 1), None);
         assert_eq!(parse("# process 7\nhalfmoon_lanes_tcp 1\n", 7), None);
     }
 }

@@ -22,6 +22,9 @@ use crate::supervisor::{self, Supervisor};
 
 /// How long the cluster may take to come up.
 const UP_WITHIN: Duration = Duration::from_secs(60);
+/// What is different under two of the protocols.
+const BASELINES: &str = "under boki and unlogged, which have no transactions, a reservation is a write \
+    to the hotel and then one to the flight, and no two clients share a row";
 
 pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCode> {
     if let Some(meta) = &arguments.cluster {
@@ -34,9 +37,7 @@ pub(crate) fn run(arguments: Demo, passed_on: PassedOn) -> anyhow::Result<ExitCo
     say("starting 2 sequencers (one stands by), 3 storage nodes and 2 engines as processes of this \
          machine"
         .into());
-    say("under boki and unlogged, which have no transactions, a reservation is a write to the \
-         hotel and then one to the flight, and no two clients share a row"
-        .into());
+    say(BASELINES.into());
     if let Some(why) = halfmoon_rdma::lacking(arguments.transport.into()) {
         say(format!("no RDMA here ({why}): nodes talk over TCP"));
     }

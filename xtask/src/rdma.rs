@@ -8,6 +8,7 @@
 mod cluster;
 mod image;
 mod machine;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,8 +26,12 @@ pub(crate) struct Arguments {
     /// Only the whole cluster: the demo, and the demo while the device is removed
     #[arg(long, conflicts_with = "filter")]
     whole: bool,
-    /// Run this shell script in the machine instead of the tests; `/mnt` is its folder
+    /// Only a cluster on two machines, joined by a wire: the demo, kills on both, and what is on the
+    /// disks in the end. Takes some minutes, and is no part of what CI runs
     #[arg(long, conflicts_with_all = ["filter", "whole"])]
+    two_machines: bool,
+    /// Run this shell script in the machine instead of the tests; `/mnt` is its folder
+    #[arg(long, conflicts_with_all = ["filter", "whole", "two_machines"])]
     script: Option<PathBuf>,
 }
 
@@ -62,6 +67,7 @@ pub(crate) fn command(arguments: &Arguments) -> anyhow::Result<Tally> {
             let ended = machine.run(script, &[], TIME)?;
             Ok(Tally::of(ended.status == Some(0)))
         })?,
+        None if arguments.two_machines => wire::run()?,
         None if arguments.whole => with_machine("a cluster over Soft-RoCE", cluster::run)?,
         None if arguments.filter.is_none() => run()?,
         None => with_machine("RDMA over Soft-RoCE", |machine| {

@@ -13,7 +13,7 @@ use halfmoon_bench::report::{self, Provenance};
 use halfmoon_meta::{MetaStore, cluster, nodes};
 use halfmoon_wire::{NodeId, Role};
 
-use super::{UP_WITHIN, conclude, options, provenance, say};
+use super::{BASELINES, UP_WITHIN, conclude, options, provenance, say};
 use crate::cli::Demo;
 use crate::commands::show::print;
 
@@ -32,6 +32,7 @@ pub(super) fn run(arguments: &Demo, meta: &str) -> anyhow::Result<ExitCode> {
     let cluster = Elsewhere::open(meta)?;
     let engines: Vec<String> = cluster.engines.iter().map(NodeId::to_string).collect();
     say(format!("the cluster at {meta} has the engines {}", engines.join(", ")));
+    say(BASELINES.into());
     let gateways = Arc::new(Gateways::new(Arc::new(cluster)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let binary = std::env::current_exe()?;

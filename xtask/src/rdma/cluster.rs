@@ -72,7 +72,7 @@ const WHOLE: &str = include_str!("whole.sh");
 const REMOVED: &str = include_str!("removed.sh");
 
 /// What nodes have written over RDMA and over TCP, by the last line that begins so.
-fn figures(lines: &[String], begin: &str) -> Result<(u64, u64), String> {
+pub(super) fn figures(lines: &[String], begin: &str) -> Result<(u64, u64), String> {
     let found = lines.iter().rev().find_map(|line| {
         let rest = line.split_once(begin)?.1.strip_prefix(": ")?;
         let (rdma, rest) = rest.split_once(" bytes over RDMA, ")?;
@@ -85,7 +85,7 @@ fn figures(lines: &[String], begin: &str) -> Result<(u64, u64), String> {
 /// What the demo says at its end.
 const END: &str = "between nodes";
 
-fn clean(lines: &[String]) -> Result<(), String> {
+pub(super) fn clean(lines: &[String]) -> Result<(), String> {
     let is_clean = lines.iter().any(|line| line == "lost 0, doubled 0");
     is_clean.then_some(()).ok_or_else(|| "the audit is not clean".to_owned())
 }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use super::tried;
 
 /// What the machine is started from.
+#[derive(Clone)]
 pub(super) struct Image {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
@@ -25,6 +26,7 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_rng",
     "virtio_blk",
+    "virtio_net",
     "9pnet_virtio",
     "9p",
     "overlay",

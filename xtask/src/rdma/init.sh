@@ -9,7 +9,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
-for module in virtio_pci crc32_generic crc32c_generic virtio_rng virtio_blk 9pnet_virtio 9p overlay \
+for module in virtio_pci crc32_generic crc32c_generic virtio_rng virtio_blk virtio_net 9pnet_virtio 9p overlay \
     ext4 veth ib_uverbs rdma_rxe; do
     modprobe "$module" || echo "no module $module"
 done

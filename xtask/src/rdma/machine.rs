@@ -31,6 +31,8 @@ const STATUS: &str = "halfmoon-status=";
 
 /// A machine that can be run, any number of times.
 pub(super) struct Machine {
+    /// What lines that it says begin with.
+    name: &'static str,
     image: Image,
     share: PathBuf,
     disk: PathBuf,
@@ -56,14 +58,19 @@ impl Drop for Killed {
 
 impl Machine {
     pub(super) fn new(image: Image, folder: &Path) -> anyhow::Result<Self> {
+        Self::named("", image, folder)
+    }
+
+    /// One of several, which all see the same folder as `/mnt`.
+    pub(super) fn named(name: &'static str, image: Image, folder: &Path) -> anyhow::Result<Self> {
         let share = folder.join("share");
         fs::create_dir_all(&share)?;
-        let disk = folder.join("disk.ext4");
+        let disk = folder.join(format!("disk{}.ext4", name.trim()));
         fs::remove_file(&disk).ok();
         let mut make = Command::new("mkfs.ext4");
         make.args(["-q", "-F"]).arg(&disk).arg(DISK);
         tried(&mut make)?.map_err(anyhow::Error::msg)?;
-        Ok(Self { image, share, disk })
+        Ok(Self { name, image, share, disk })
     }
 
     /// The folder that is `/mnt` in the machine.
@@ -104,13 +111,13 @@ impl Machine {
                     if let Some((_, status)) = line.split_once(STATUS) {
                         ended.status = status.parse().ok();
                     } else {
-                        println!("{line}");
+                        println!("{}{line}", self.name);
                         ended.lines.push(line);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    println!("the machine had its {} s", time.as_secs());
+                    println!("{}the machine had its {} s", self.name, time.as_secs());
                     break;
                 }
             }
