@@ -307,7 +307,7 @@ mod tests {
                 clock.set(clock.get() + 3 * MICRO);
                 net.advance(clock.get());
             };
-            Site { transport, rest: Box::new(rest), address: ADDRESS }
+            Site { transport, rest: Box::new(rest), address: ADDRESS, carrier: None }
         }
     }
 
